@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/** unstick: GPU memory that lets go. This header includes the whole public interface. */
+#ifndef UNSTICK_UNSTICK_H
+#define UNSTICK_UNSTICK_H
+
+#include <unstick/context.h>
+#include <unstick/device.h>
+#include <unstick/export.h>
+#include <unstick/model.h>
+#include <unstick/region.h>
+#include <unstick/status.h>
+#include <unstick/task.h>
+#include <unstick/version.h>
+
+#endif
