@@ -103,8 +103,7 @@ static void region_end(struct unstick_region *region)
         ops->unreserve(region->dev->driver, region->address, region->reserve_bytes, NULL);
     for (size_t i = 0; i < region->n_fences; i++)
         usk_device_drop(region->dev->driver, region->fences[i]);
-    if (!region->is_arena_leaked)
-        usk_arena_free(region->arena);
+    usk_arena_free(region->arena);
     usk_backing_free(region->backing);
     free(region->fences);
     free(region->granules);

@@ -58,7 +58,6 @@ struct unstick_region {
     struct usk_granule *granules; /* baton; n_reserved of them */
     struct usk_arena *arena;      /* baton: made by the first backup into host memory */
     struct usk_backing *backing;  /* baton: the files it was loaded from, while blobs refer to them */
-    bool is_arena_leaked;         /* baton: a copy into it may run for ever, it is never given back */
     bool was_evicted;             /* baton: since the sentinels were checked last */
 
     unsigned int n_refs;          /* lock */

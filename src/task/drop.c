@@ -75,8 +75,7 @@ static int drop_end(struct unstick_task *task)
     for (uint32_t i = 0; i < region->n_reserved; i++)
         is_arena_used |= region->granules[i].blob != NULL;
     if (!is_arena_used && task->phase == USK_PHASE_WORK) {
-        if (!region->is_arena_leaked)
-            usk_arena_free(region->arena);
+        usk_arena_free(region->arena);
         usk_backing_free(region->backing);
         region->arena = NULL;
         region->backing = NULL;
