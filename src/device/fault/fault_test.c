@@ -124,7 +124,7 @@ static int rig_call(struct rig *rig, struct usk_device *dev, enum usk_fault_op o
 static void test_every_op_can_fail(void **state)
 {
     struct usk_device *dev = *state;
-    struct rig rig;
+    static struct rig rig; /* copies into it may go on until the device is closed */
 
     for (int op = 0; op < USK_N_FAULT_OPS; op++) {
         if (op > 0) {
@@ -199,7 +199,7 @@ static void test_lost(void **state)
 {
     struct usk_device *dev = *state;
     uint64_t ticket;
-    struct rig rig;
+    static struct rig rig; /* copies into it may go on until the device is closed */
 
     rig_init(&rig, dev);
     set(dev, (struct usk_fault_script){ .lose_at = 2 });
