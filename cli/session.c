@@ -318,7 +318,7 @@ static int session_add_holders(const struct session *session, struct unstick_err
         r = usk_system_holders("", holders, &n, &why);
     }
     if (r < 0)
-        snprintf(names, sizeof(names), "who holds the rest cannot be told: %s", why.text);
+        snprintf(names, sizeof(names), "who holds the rest cannot be told: %.190s", why.text);
     else if (!n)
         snprintf(names, sizeof(names), "no other process that can be seen holds any");
     else

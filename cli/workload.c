@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +17,6 @@
 
 #define WORKLOAD_MAX_MODELS 1024
 #define WORKLOAD_MAX_REQUESTS 1000000
-
-USK_DEFINE_CLEANUP(json_t, json_decref)
 
 static int workload_no_memory(struct unstick_error *error)
 {
