@@ -95,12 +95,13 @@ static int backing_open_files(struct usk_backing *backing, const struct unstick_
 }
 
 /* The first part of an extent from `done` bytes on: up to the next border of a granule or of a piece. */
-static uint64_t extent_cut(const struct unstick_extent *extent, uint64_t done, uint64_t granule_bytes)
+static uint64_t extent_cut(const struct unstick_extent *extent, uint64_t done, uint64_t granule_bytes,
+                           uint64_t piece_bytes)
 {
     uint64_t bytes = extent->bytes - done;
 
     bytes = usk_min(bytes, granule_bytes - (extent->region_offset + done) % granule_bytes);
-    return usk_min(bytes, USK_PIECE_BYTES - (extent->file_offset + done) % USK_PIECE_BYTES);
+    return usk_min(bytes, piece_bytes - (extent->file_offset + done) % piece_bytes);
 }
 
 /* Cuts the layout up. Without arrays, only counts. */
@@ -113,7 +114,7 @@ static size_t backing_cut(struct usk_backing *backing, const struct unstick_layo
         uint64_t done = 0;
 
         while (done < extent->bytes) {
-            uint64_t bytes = extent_cut(extent, done, backing->granule_bytes);
+            uint64_t bytes = extent_cut(extent, done, backing->granule_bytes, backing->set.store->piece_bytes);
             uint64_t region_offset = extent->region_offset + done;
 
             if (backing->parts) {

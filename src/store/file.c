@@ -325,7 +325,7 @@ int usk_file_open(struct usk_file *file, struct unstick_error *error)
     r = usk_os_file_id(fd, &file->id, error);
     if (r < 0)
         return r;
-    file->n_pieces = (size_t)usk_div_up(file->id.bytes, USK_PIECE_BYTES);
+    file->n_pieces = (size_t)usk_div_up(file->id.bytes, file->set->store->piece_bytes);
     file->pieces = calloc(usk_max(file->n_pieces, 1), sizeof(file->pieces[0]));
     if (!file->pieces) {
         file->n_pieces = 0;
@@ -342,7 +342,7 @@ int usk_file_open(struct usk_file *file, struct unstick_error *error)
 
 struct usk_file_piece *usk_file_use(struct usk_file *file, uint64_t offset, uint64_t bytes)
 {
-    struct usk_file_piece *piece = &file->pieces[offset / USK_PIECE_BYTES];
+    struct usk_file_piece *piece = &file->pieces[offset / file->set->store->piece_bytes];
     uint64_t page_bytes = usk_os_page_bytes(), start = offset - offset % page_bytes;
     uint64_t end = usk_div_up(offset + bytes, page_bytes) * page_bytes;
 

@@ -21,7 +21,7 @@ struct usk_file_job {
     struct usk_file_piece *piece;
 };
 
-/* USK_PIECE_BYTES of a file, and the part of them that the layout needs, which is what gets registered. */
+/* The store's piece_bytes of a file, and the part of them that the layout needs, which is what gets registered. */
 struct usk_file_piece {
     struct usk_file *file;
     uint64_t start, end; /* from the start of the file, in whole pages; empty if nothing of it is needed */

@@ -33,6 +33,7 @@ int usk_store_new(struct usk_device *dev, struct usk_pool *pool, struct usk_budg
     store->pool = pool;
     store->budget = budget;
     store->granule_bytes = granule_bytes;
+    store->piece_bytes = USK_PIECE_BYTES;
     pthread_mutex_init(&store->lock, NULL);
     store->fill_tail = &store->fill_head;
     store->n_filling_max = (unsigned int)usk_min(USK_BLOCK_SLICES_MAX, usk_pool_threads(pool));
@@ -47,7 +48,7 @@ void usk_store_submit(struct usk_store *store, struct usk_job *job)
     usk_pool_submit(store->pool, job);
 }
 
-static void store_wait(struct usk_store *store)
+void usk_store_wait(struct usk_store *store)
 {
     uint64_t n_before;
 
@@ -64,7 +65,7 @@ void usk_store_free(struct usk_store *store)
 {
     if (!store)
         return;
-    store_wait(store);
+    usk_store_wait(store);
     usk_arena_destroy_all(store);
     usk_backing_destroy_all(store);
     for (unsigned int i = 0; i < USK_RING_MAX; i++)

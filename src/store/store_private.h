@@ -18,6 +18,7 @@ struct usk_store {
     struct usk_pool *pool;
     struct usk_budget *budget;
     uint64_t granule_bytes;
+    uint64_t piece_bytes; /* USK_PIECE_BYTES; tests make it small */
 
     /* Over the states of blocks and file pieces, what is charged for them, and the queue of blocks to touch. Held for
      * a few instructions only, never over a call to the device or the system. */
@@ -56,6 +57,8 @@ void usk_store_log_refusal(struct usk_store *store, const char *what, const stru
 
 /* The budget is short: starts giving back what nobody holds. */
 void usk_store_squeeze(struct usk_store *store);
+/* [blocks] Until no job of the store is queued or runs. */
+void usk_store_wait(struct usk_store *store);
 /* Frees the arenas and backings that are given up and whose jobs are over. */
 void usk_store_reap(struct usk_store *store);
 
