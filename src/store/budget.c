@@ -27,24 +27,25 @@ static uint64_t budget_available(const struct usk_os_memory *memory)
     return usk_min(memory->available_bytes, left);
 }
 
+uint64_t usk_budget_limit(const struct usk_os_memory *memory, uint64_t requested_bytes)
+{
+    uint64_t available_bytes = budget_available(memory);
+    uint64_t reserve_bytes = usk_max(BUDGET_RESERVE_MIN_BYTES, available_bytes / 10);
+
+    if (requested_bytes)
+        return usk_min(requested_bytes, usk_min(memory->total_bytes, memory->cgroup_limit_bytes));
+    return available_bytes - usk_min(reserve_bytes, available_bytes / 2);
+}
+
 int usk_budget_init(struct usk_budget *budget, uint64_t requested_bytes, struct unstick_error *error)
 {
     struct usk_os_memory memory;
-    uint64_t limit_bytes;
     int r;
 
     r = usk_os_memory(&memory, error);
     if (r < 0)
         return r;
-    if (requested_bytes) {
-        limit_bytes = usk_min(requested_bytes, usk_min(memory.total_bytes, memory.cgroup_limit_bytes));
-    } else {
-        uint64_t available_bytes = budget_available(&memory);
-        uint64_t reserve_bytes = usk_max(BUDGET_RESERVE_MIN_BYTES, available_bytes / 10);
-
-        limit_bytes = available_bytes - usk_min(reserve_bytes, available_bytes / 2);
-    }
-    *budget = (struct usk_budget){ .limit_bytes = limit_bytes };
+    *budget = (struct usk_budget){ .limit_bytes = usk_budget_limit(&memory, requested_bytes) };
     return UNSTICK_OK;
 }
 
