@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An arena holds exactly the memory of the pieces that somebody holds a granule of, and of at most two more that were
- * begun ahead of a get. Pieces consist of whole granules, so no copy ever crosses a border between registrations, and
- * belong to one region, so that memory goes back when a region does and no region's rest keeps another's alive.
+ * An arena holds exactly the memory of the pieces that somebody holds a granule of, and of at most two more
+ * that were begun ahead of a get. Pieces consist of whole granules, so no copy ever crosses a border between
+ * registrations, and belong to one region, so that memory goes back when a region does and no region's rest
+ * keeps another's alive.
  *
- * What was begun ahead is a guess that costs budget: it is made only for who asks for one granule after the other, up
- * or down, as an eviction that goes from the last granule to the first does; a single granule that changed takes one
- * piece and no more. It is taken back when the last hold ends, when the task says that
- * it is done (trim), and when anybody is about to be refused for want of budget; a guess never makes others give back.
+ * What was begun ahead is a guess that costs budget: it is made only for who asks for one granule after the
+ * other, up or down, as an eviction that goes from the last granule to the first does; a single granule that
+ * changed takes one piece and no more. It is taken back when the last hold ends, when the task says that it
+ * is done (trim), and when anybody is about to be refused for want of budget; a guess never makes others give
+ * back.
  *
  * Holds are counted by the baton's holder alone; the blocks beneath have their own lock.
  */

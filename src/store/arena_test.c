@@ -135,7 +135,8 @@ static void test_slices(void **state)
 static void test_budget_refuses_and_recovers(void **state)
 {
     struct fixture *f = *state;
-    struct usk_arena *a = arena_make(f, 2 * PIECE, UNSTICK_TIER_PINNED), *b = arena_make(f, PIECE, UNSTICK_TIER_PAGEABLE);
+    struct usk_arena *a = arena_make(f, 2 * PIECE, UNSTICK_TIER_PINNED);
+    struct usk_arena *b = arena_make(f, PIECE, UNSTICK_TIER_PAGEABLE);
 
     f->budget.limit_bytes = 2 * PIECE + GRANULE;
     PENDING(usk_arena_get(a, 0, &f->error));
@@ -224,7 +225,8 @@ static void test_guesses_ahead(void **state)
 static void test_guesses_yield(void **state)
 {
     struct fixture *f = *state;
-    struct usk_arena *a = arena_make(f, 3 * PIECE, UNSTICK_TIER_PINNED), *b = arena_make(f, PIECE, UNSTICK_TIER_PINNED);
+    struct usk_arena *a = arena_make(f, 3 * PIECE, UNSTICK_TIER_PINNED);
+    struct usk_arena *b = arena_make(f, PIECE, UNSTICK_TIER_PINNED);
 
     f->budget.limit_bytes = 3 * PIECE;
     PENDING(usk_arena_get(a, 0, &f->error));
@@ -396,7 +398,7 @@ static void test_touching_fails(void **state)
     gate_wait(&f->gates[1]);
     /* It is mapped, and its slice stands behind the second gate. */
     data = usk_arena_data(arena, 0);
-    assert_ptr_equal(mmap(data, PIECE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fileno(empty), 0), data);
+    assert_ptr_equal(data, mmap(data, PIECE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fileno(empty), 0));
     gate_open(f, &f->gates[1]);
     assert_true(arena_wait(f, arena, 0) < 0);
     assert_string_equal(f->error.operation, "madvise");
@@ -510,8 +512,9 @@ static void probe_run(struct usk_job *job)
 static void test_jobs_are_dropped(void **state)
 {
     struct fixture *f = *state;
-    struct usk_arena *a = arena_make(f, PIECE, UNSTICK_TIER_PINNED), *b = arena_make(f, PIECE, UNSTICK_TIER_PINNED),
-                     *c = arena_make(f, 2 * PIECE, UNSTICK_TIER_PINNED);
+    struct usk_arena *a = arena_make(f, PIECE, UNSTICK_TIER_PINNED);
+    struct usk_arena *b = arena_make(f, PIECE, UNSTICK_TIER_PINNED);
+    struct usk_arena *c = arena_make(f, 2 * PIECE, UNSTICK_TIER_PINNED);
     struct usk_job probe = { .run = probe_run };
     pthread_t thread;
 
@@ -621,7 +624,8 @@ static void test_random(void **state)
 }
 
 #define TEST(_name) cmocka_unit_test_setup_teardown(test_##_name, fixture_setup, fixture_teardown)
-#define TEST_ONE_THREAD(_name)                                                                                   cmocka_unit_test_setup_teardown(test_##_name, fixture_setup_one_thread, fixture_teardown)
+#define TEST_ONE_THREAD(_name) \
+    cmocka_unit_test_setup_teardown(test_##_name, fixture_setup_one_thread, fixture_teardown)
 
 int main(void)
 {

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A layout is checked once, when the backing is made, and cut up then: at the borders of granules and of pieces of
- * files. What is left are parts that lie in one granule and in one registration, in the order of the region. A granule
- * is a stretch of that array, and so are the pieces that it needs, so nothing that is done per granule looks at the
- * rest of the model; the pieces after its own are those that its followers need.
+ * A layout is checked once, when the backing is made, and cut up then: at the borders of granules and of
+ * pieces of files. What is left are parts that lie in one granule and in one registration, in the order of
+ * the region. A granule is a stretch of that array, and so are the pieces that it needs, so nothing that is
+ * done per granule looks at the rest of the model; the pieces after its own are those that its followers
+ * need.
  *
- * What the array says does not change any more, so reading a granule needs no lock and may be done by any thread.
+ * What the array says does not change any more, so reading a granule needs no lock and may be done by any
+ * thread.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +17,8 @@
 #include "store/file.h"
 #include "store/store_private.h"
 
-/* Pieces registered ahead of the granule that was asked for: 37 GB/s on one thread are less than the link takes. */
+/* Pieces registered ahead of the granule that was asked for: 37 GB/s on one thread are less than the link
+ * takes. */
 #define BACKING_AHEAD 3
 
 /* A stretch of a granule, in one piece of one file. */

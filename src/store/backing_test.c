@@ -257,16 +257,16 @@ static void test_layouts_that_lie(void **state)
         uint64_t bytes;
         int status;
     } cases[] = {
-        { { { 0, 0, 0, SMALL } }, 1, 0, UNSTICK_INVALID_ARGUMENT },                                  /* no region */
-        { { { 0, 0, 0, 0 } }, 1, SMALL, UNSTICK_INVALID_ARGUMENT },                                  /* empty */
-        { { { 1, 0, 0, 1 } }, 1, SMALL, UNSTICK_INVALID_ARGUMENT },                                  /* no such file */
-        { { { 0, 0, 0, 100 }, { 0, 100, 99, 10 } }, 2, SMALL, UNSTICK_INVALID_ARGUMENT },            /* overlap */
-        { { { 0, 0, 200, 100 }, { 0, 100, 0, 10 } }, 2, SMALL, UNSTICK_INVALID_ARGUMENT },           /* order */
-        { { { 0, 0, 1, SMALL } }, 1, SMALL, UNSTICK_INVALID_ARGUMENT },                              /* beyond bytes */
-        { { { 0, 0, UINT64_MAX, 2 } }, 1, UINT64_MAX, UNSTICK_INVALID_ARGUMENT },                    /* wraps */
-        { { { 0, UINT64_MAX, 0, 2 } }, 1, SMALL, UNSTICK_INVALID_ARGUMENT },                         /* wraps */
-        { { { 0, SMALL + 1, 0, SMALL } }, 1, SMALL, UNSTICK_BAD_FORMAT },                            /* beyond file */
-        { { { 0, 0, UINT64_C(1) << 60, 1 } }, 1, UINT64_C(1) << 61, UNSTICK_INVALID_ARGUMENT },      /* too many */
+        { { { 0, 0, 0, SMALL } }, 1, 0, UNSTICK_INVALID_ARGUMENT }, /* no region */
+        { { { 0, 0, 0, 0 } }, 1, SMALL, UNSTICK_INVALID_ARGUMENT }, /* empty */
+        { { { 1, 0, 0, 1 } }, 1, SMALL, UNSTICK_INVALID_ARGUMENT }, /* no such file */
+        { { { 0, 0, 0, 100 }, { 0, 100, 99, 10 } }, 2, SMALL, UNSTICK_INVALID_ARGUMENT }, /* overlap */
+        { { { 0, 0, 200, 100 }, { 0, 100, 0, 10 } }, 2, SMALL, UNSTICK_INVALID_ARGUMENT }, /* order */
+        { { { 0, 0, 1, SMALL } }, 1, SMALL, UNSTICK_INVALID_ARGUMENT }, /* beyond bytes */
+        { { { 0, 0, UINT64_MAX, 2 } }, 1, UINT64_MAX, UNSTICK_INVALID_ARGUMENT }, /* wraps */
+        { { { 0, UINT64_MAX, 0, 2 } }, 1, SMALL, UNSTICK_INVALID_ARGUMENT }, /* wraps */
+        { { { 0, SMALL + 1, 0, SMALL } }, 1, SMALL, UNSTICK_BAD_FORMAT }, /* beyond file */
+        { { { 0, 0, UINT64_C(1) << 60, 1 } }, 1, UINT64_C(1) << 61, UNSTICK_INVALID_ARGUMENT }, /* too many */
     };
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -653,7 +653,8 @@ static void test_many_extents_are_quick(void **state)
 }
 
 #define TEST(_name) cmocka_unit_test_setup_teardown(test_##_name, setup, fixture_teardown)
-#define TEST_ONE_THREAD(_name) cmocka_unit_test_setup_teardown(test_##_name, setup_one_thread, fixture_teardown)
+#define TEST_ONE_THREAD(_name) \
+    cmocka_unit_test_setup_teardown(test_##_name, setup_one_thread, fixture_teardown)
 
 int main(void)
 {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The budget is what keeps a machine alive: pinned memory cannot be swapped, and a process that takes too much of it
- * is not refused but killed. So every byte is reserved before it is mapped and returned after it is unmapped, and the
- * sum of all reservations never passes the limit, not even for a moment: the sum is one atomic that is raised by
- * compare and exchange. The counters per kind tell what the sum is made of; they follow it.
+ * The budget is what keeps a machine alive: pinned memory cannot be swapped, and a process that takes too
+ * much of it is not refused but killed. So every byte is reserved before it is mapped and returned after it
+ * is unmapped, and the sum of all reservations never passes the limit, not even for a moment: the sum is one
+ * atomic that is raised by compare and exchange. The counters per kind tell what the sum is made of; they
+ * follow it.
  *
- * The automatic limit is what is available now less a reserve for everybody else: a tenth, at least 1 GiB, but never
- * more than half, so that small machines can work at all. A limit that was asked for is taken at its word, up to what
- * the machine has; the check before each mapping then turns a shortage into an error.
+ * The automatic limit is what is available now less a reserve for everybody else: a tenth, at least 1 GiB,
+ * but never more than half, so that small machines can work at all. A limit that was asked for is taken at
+ * its word, up to what the machine has; the check before each mapping then turns a shortage into an error.
  */
 #include "store/budget.h"
 

@@ -159,7 +159,7 @@ static void test_device_keeps_a_buffer(void **state)
 }
 
 #define TEST(_name) cmocka_unit_test_setup_teardown(test_##_name, fixture_setup, fixture_teardown)
-#define TEST_ONE_THREAD(_name)                                                                               \
+#define TEST_ONE_THREAD(_name) \
     cmocka_unit_test_setup_teardown(test_##_name, fixture_setup_one_thread, fixture_teardown)
 
 int main(void)

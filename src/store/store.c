@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The store outlives every job that works for it. Arenas and backings are freed by the baton's holder while jobs may
- * still work on them, and a job cannot free what it is embedded in: so what is freed stays on the store's lists, as
- * given up, until its jobs are over. Later calls of the baton's holder sweep the lists, the end of the store waits.
+ * The store outlives every job that works for it. Arenas and backings are freed by the baton's holder while
+ * jobs may still work on them, and a job cannot free what it is embedded in: so what is freed stays on the
+ * store's lists, as given up, until its jobs are over. Later calls of the baton's holder sweep the lists, the
+ * end of the store waits.
  *
- * Waiting has to see the end of chains, in which one job submits the next: a pass over all jobs that finds each of
- * them over proves nothing if one was submitted behind its back. A count of submissions closes the gap. What a stopped
- * pool dropped is over too; its memory is then given back here, so the pool need not be alive any more.
+ * Waiting has to see the end of chains, in which one job submits the next: a pass over all jobs that finds
+ * each of them over proves nothing if one was submitted behind its back. A count of submissions closes the
+ * gap. What a stopped pool dropped is over too; its memory is then given back here, so the pool need not be
+ * alive any more.
  */
 #include <stdlib.h>
 

@@ -254,7 +254,8 @@ void fixture_settle(struct fixture *f)
     usk_store_wait(f->store);
 }
 
-/* A wait for all jobs, then one poll: a chain that hangs shows as PENDING and not as a test that does not end. */
+/* A wait for all jobs, then one poll: a chain that hangs shows as PENDING and not as a test that does not
+ * end. */
 int arena_wait(struct fixture *f, struct usk_arena *arena, uint32_t index)
 {
     int r = UNSTICK_PENDING;

@@ -20,8 +20,8 @@ struct gate {
 };
 
 /*
- * A store on a device that does nothing but keep account of registrations: what a driver would refuse (twice, not as
- * registered, memory that is not there) counts as a violation, and each call can be made to fail.
+ * A store on a device that does nothing but keep account of registrations: what a driver would refuse (twice,
+ * not as registered, memory that is not there) counts as a violation, and each call can be made to fail.
  */
 #define GRANULE (UINT64_C(1) << 20)
 #define PIECE (4 * GRANULE)

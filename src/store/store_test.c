@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The store as a whole: on the host device while each of its calls fails, while memory for its tables is refused, and
- * with accounts that are wrong. */
+/* The store as a whole: on the host device while each of its calls fails, while memory for its tables is
+ * refused, and with accounts that are wrong. */
 #include "store/store_fixture.h"
 
 #include <stdlib.h>
@@ -46,7 +46,8 @@ static void test_wrong_accounts_show(void **state)
     usk_ring_put(store, buffer);
 }
 
-/* An arena of three pieces, a buffer, and a backing of one file: each may or may not be had, all goes back. */
+/* An arena of three pieces, a buffer, and a backing of one file: each may or may not be had, all goes
+ * back. */
 static void everything_once(struct fixture *f, struct usk_store *store, const char *path)
 {
     struct unstick_extent extent = { .bytes = 3 * GRANULE };
