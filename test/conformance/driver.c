@@ -228,7 +228,8 @@ static void check_mappings(void)
                  (unsigned long long)(unit / MIB));
     fact_refused(cu.cuMemMap(address, unit, unit, two, 0), "a handle is not mapped from an offset");
     fact_refused(cu.cuMemMap(address + unit / 2, unit, 0, one, 0), "a mapping starts at a multiple of the granularity");
-    fact_refused(cu.cuMemMap(address + 64 * MIB + 7 * unit, 2 * unit, 0, two, 0), "a mapping lies inside a reservation");
+    fact_refused(cu.cuMemMap(address + 64 * MIB + 7 * unit, 2 * unit, 0, two, 0),
+                 "a mapping lies inside a reservation");
 
     map(address, 2 * unit, two);
     fact_refused(cu.cuMemMap(address + unit, unit, 0, one, 0), "nothing is mapped over a mapping");
@@ -281,7 +282,8 @@ static void check_access(void)
     fact_result(copy_up(address + unit, &byte, 1), USK_CU_INVALID_VALUE, "a copy to read-only memory is refused");
     fact_result(set_bytes(address + 2 * unit, 1, 16), USK_CU_INVALID_VALUE, "a fill of unmapped memory is refused");
     fact_result(copy_up(address + 2 * unit, &byte, 1), USK_CU_INVALID_VALUE, "a copy to unmapped memory is refused");
-    fact_result(copy_down(&byte, address + 2 * unit, 1), USK_CU_INVALID_VALUE, "a copy from unmapped memory is refused");
+    fact_result(copy_down(&byte, address + 2 * unit, 1), USK_CU_INVALID_VALUE,
+                "a copy from unmapped memory is refused");
     fact_result(set_bytes(address, 0xff, unit), USK_CU_SUCCESS, "the context survives all that");
     seen(copy_up(address + 2 * unit - 4, "12345678", 8), "a copy that runs over the end of the last mapping");
     fact_result(set_bytes(address, 0xff, unit), USK_CU_SUCCESS, "the context survives that too");
@@ -610,7 +612,8 @@ static void *capture_run(void *userdata)
 }
 
 /* While a stream is captured in the global mode, an op runs in the capturing thread or in another one. */
-static void check_one_capture(struct capture_rig *rig, const struct capture_op *op, bool is_relaxed, bool is_other_thread)
+static void check_one_capture(struct capture_rig *rig, const struct capture_op *op, bool is_relaxed,
+                              bool is_other_thread)
 {
     struct capture_run run = { .rig = rig, .op = op, .is_relaxed = is_relaxed };
     graph captured = NULL;
