@@ -79,6 +79,8 @@ uint64_t usk_region_granule_address(const struct unstick_region *region, uint32_
 /* Granules that cover the region's bytes. [lock or baton] */
 uint32_t usk_region_n_granules(const struct unstick_region *region);
 
+/* [baton] Gives up the arena and the files that no blob refers to any more. */
+void usk_region_trim(struct unstick_region *region);
 /* [baton] Takes the census of the granules and publishes it. */
 void usk_region_publish(struct unstick_region *region);
 /* [lock] What the published figures amount to. */
