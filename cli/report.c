@@ -154,6 +154,9 @@ static int report_requests(struct reporter *reporter, struct unstick_error *erro
             json_array_append_new(reporter->requests, json_from_request(reporter, &report));
         else
             table_add(reporter, &report);
+        /* Nobody reads on: main says why it failed. */
+        if (ferror(stdout))
+            break;
     }
     return r;
 }

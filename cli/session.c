@@ -63,6 +63,11 @@ static int session_no_memory(struct unstick_error *error)
     return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "out of host memory for the models' tables");
 }
 
+static int session_interrupted(struct unstick_error *error)
+{
+    return usk_error_set(error, UNSTICK_CANCELED, 0, "session", "interrupted; what was on the device is released");
+}
+
 const char *session_action_name(enum session_action action)
 {
     static const char *const names[] = { "load", "hit", "restore" };
@@ -266,7 +271,7 @@ static int session_wait(struct session *session, size_t n_tasks, const char *wha
         session_sleep(session);
     }
     if (cli_is_interrupted())
-        return usk_error_set(error, UNSTICK_CANCELED, 0, "session", "interrupted");
+        return session_interrupted(error);
     return r;
 }
 
@@ -589,7 +594,7 @@ int session_request(struct session *session, size_t index, struct session_report
     int r;
 
     if (cli_is_interrupted())
-        return usk_error_set(error, UNSTICK_CANCELED, 0, "session", "interrupted");
+        return session_interrupted(error);
     model->last_used = ++session->n_requests;
     r = session_make_regions(session, model, error);
     if (r == UNSTICK_OK)

@@ -29,7 +29,7 @@ struct verifier {
 
 static int verify_canceled(struct unstick_error *error)
 {
-    return usk_error_set(error, UNSTICK_CANCELED, 0, "verify", "interrupted");
+    return usk_error_set(error, UNSTICK_CANCELED, 0, "verify", "interrupted; what was on the device is released");
 }
 
 static int verifier_fini(struct verifier *verifier, int r)
