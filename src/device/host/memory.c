@@ -149,9 +149,12 @@ static int memory_ask_machine(struct usk_host_memory *memory, uint64_t bytes, st
 
     if (bytes <= memory->credit_bytes)
         return UNSTICK_OK;
-    r = usk_os_memory(&machine, error);
-    if (r < 0)
-        return r;
+    /* Where it cannot be asked, the backing alone has to find out. */
+    r = usk_os_memory(&machine, NULL);
+    if (r < 0) {
+        memory->credit_bytes = bytes;
+        return UNSTICK_OK;
+    }
     available = machine.available_bytes;
     if (machine.cgroup_limit_bytes != UINT64_MAX)
         available = usk_min(available, machine.cgroup_limit_bytes - usk_min(machine.cgroup_limit_bytes,
