@@ -46,7 +46,8 @@
 #define T5_BUCKETS 32
 #define NF4_BLOCK 64
 #define DQ_BLOCK 256
-#define NAME_MAX_BYTES 160
+#define PREFIX_BYTES 64
+#define NAME_BYTES 128
 
 /* A list that is being made. */
 struct list {
@@ -208,7 +209,7 @@ static void list_add_linear(struct list *list, uint64_t out, uint64_t in, bool h
 static void list_add_named(struct list *list, uint64_t out, uint64_t in, bool has_bias, const char *prefix,
                            const char *own)
 {
-    char name[NAME_MAX_BYTES];
+    char name[NAME_BYTES];
 
     snprintf(name, sizeof(name), "%s%s", prefix, own);
     list_add_linear(list, out, in, has_bias, name);
@@ -225,7 +226,7 @@ static void list_add_double_block(struct list *list, uint64_t width, uint32_t in
     static const char *const qk_norms[] = { "attn.norm_q", "attn.norm_k", "attn.norm_added_q", "attn.norm_added_k" };
     static const char *const squares[] = { "attn.to_q",       "attn.to_k",       "attn.to_v",       "attn.to_out.0",
                                            "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out" };
-    char prefix[NAME_MAX_BYTES], name[2 * NAME_MAX_BYTES];
+    char prefix[PREFIX_BYTES], name[NAME_BYTES];
 
     snprintf(prefix, sizeof(prefix), "transformer_blocks.%u.", index);
     list_add_named(list, 6 * width, width, true, prefix, "norm1.linear");
@@ -246,14 +247,14 @@ static void list_add_double_block(struct list *list, uint64_t width, uint32_t in
 
 static void list_add_single_block(struct list *list, uint64_t width, uint32_t index)
 {
-    char prefix[NAME_MAX_BYTES];
+    char prefix[PREFIX_BYTES];
 
     snprintf(prefix, sizeof(prefix), "single_transformer_blocks.%u.", index);
     list_add_named(list, 3 * width, width, true, prefix, "norm.linear");
     list_add_named(list, 4 * width, width, true, prefix, "proj_mlp");
     list_add_named(list, width, 5 * width, true, prefix, "proj_out");
     for (size_t i = 0; i < 2; i++) {
-        char name[2 * NAME_MAX_BYTES];
+        char name[NAME_BYTES];
 
         snprintf(name, sizeof(name), "%sattn.norm_%c", prefix, i ? 'k' : 'q');
         list_add_vector(list, USK_FLUX_HEAD, name, ".weight");
@@ -287,7 +288,7 @@ static void list_add_t5(struct list *list, const struct usk_flux_shape *shape)
     uint64_t width = shape->t5_width, heads_width = (uint64_t)shape->t5_heads * USK_FLUX_TEXT_HEAD;
     const uint64_t embedding[] = { shape->t5_vocab, width }, buckets[] = { T5_BUCKETS, shape->t5_heads };
     const uint64_t out[] = { width, shape->t5_inner };
-    char prefix[NAME_MAX_BYTES], name[2 * NAME_MAX_BYTES];
+    char prefix[PREFIX_BYTES], name[NAME_BYTES];
 
     list_add(list, 2, embedding, "shared", ".weight");
     for (uint32_t i = 0; i < shape->t5_layers; i++) {
@@ -314,7 +315,7 @@ static void list_add_clip(struct list *list, const struct usk_flux_shape *shape)
     static const char *const projections[] = { "k_proj", "v_proj", "q_proj", "out_proj" };
     uint64_t width = (uint64_t)shape->clip_heads * USK_FLUX_TEXT_HEAD;
     const uint64_t tokens[] = { shape->clip_vocab, width }, positions[] = { CLIP_POSITIONS, width };
-    char prefix[NAME_MAX_BYTES], name[2 * NAME_MAX_BYTES];
+    char prefix[PREFIX_BYTES], name[NAME_BYTES];
 
     list_add(list, 2, tokens, "embeddings.token_embedding", ".weight");
     list_add(list, 2, positions, "embeddings.position_embedding", ".weight");
@@ -343,7 +344,7 @@ static void list_add_conv(struct list *list, uint64_t out, uint64_t in, uint64_t
 
 static void list_add_resnet(struct list *list, uint64_t out, uint64_t in, const char *prefix)
 {
-    char name[2 * NAME_MAX_BYTES];
+    char name[NAME_BYTES];
 
     snprintf(name, sizeof(name), "%s.norm1", prefix);
     list_add_norm(list, in, name);
@@ -362,7 +363,7 @@ static void list_add_resnet(struct list *list, uint64_t out, uint64_t in, const 
 static void list_add_mid_block(struct list *list, uint64_t width, const char *half)
 {
     static const char *const projections[] = { "to_q", "to_k", "to_v", "to_out.0" };
-    char prefix[NAME_MAX_BYTES];
+    char prefix[PREFIX_BYTES];
 
     snprintf(prefix, sizeof(prefix), "%s.mid_block.attentions.0.group_norm", half);
     list_add_norm(list, width, prefix);
@@ -379,12 +380,12 @@ static void list_add_mid_block(struct list *list, uint64_t width, const char *ha
 static void list_add_blocks(struct list *list, const uint64_t *widths, bool is_decoder)
 {
     uint64_t in = widths[is_decoder ? VAE_BLOCKS - 1 : 0];
-    char prefix[NAME_MAX_BYTES];
+    char prefix[PREFIX_BYTES];
 
     for (unsigned int i = 0; i < VAE_BLOCKS; i++) {
         uint64_t out = widths[is_decoder ? VAE_BLOCKS - 1 - i : i];
 
-        for (unsigned int k = 0; k < VAE_LAYERS + is_decoder; k++) {
+        for (unsigned int k = 0; k < VAE_LAYERS + (is_decoder ? 1u : 0u); k++) {
             snprintf(prefix, sizeof(prefix), "%s_blocks.%u.resnets.%u", is_decoder ? "decoder.up" : "encoder.down", i,
                      k);
             list_add_resnet(list, out, in, prefix);
