@@ -92,10 +92,8 @@ static int task_step_queued(struct unstick_task *task, struct usk_step *step)
     return UNSTICK_PENDING;
 }
 
-static int task_step(struct unstick_task *task, struct usk_step *step)
+static int task_step_running(struct unstick_task *task, struct usk_step *step)
 {
-    if (task->phase == USK_PHASE_QUEUED)
-        return task_step_queued(task, step);
     switch (task->kind) {
     case USK_TASK_LOAD:
     case USK_TASK_RESTORE:
@@ -109,6 +107,15 @@ static int task_step(struct unstick_task *task, struct usk_step *step)
         return usk_drop_step(task, step);
     }
     return UNSTICK_DRIVER;
+}
+
+static int task_step(struct unstick_task *task, struct usk_step *step)
+{
+    int failure = task->failure, status;
+
+    status = task->phase == USK_PHASE_QUEUED ? task_step_queued(task, step) : task_step_running(task, step);
+    step->has_progressed |= task->failure != failure;
+    return status;
 }
 
 static void queue_remove(struct unstick_context *ctx, struct unstick_task *task)
