@@ -5,7 +5,9 @@
  * down a staircase. A step takes one unit from the dimension that has kept the largest share of its full size, so all
  * shrink together and parameters fall with about the cube of that share; a part stops on the step whose size is
  * nearest to its own share of the whole, in ratio. The staircase is the same for all divisors, which makes it
- * monotone by construction: a smaller target is never reached on an earlier step.
+ * monotone by construction: a smaller target is never reached on an earlier step. The whole is within 15 % of what was
+ * asked up to 1/100, within 40 % up to 1/1000 and within a factor of 2 below, where one attention head more or less
+ * is what there is to choose from.
  *
  * Two widths belong to two parts: the transformer reads T5's states and CLIP's pooled state. They are set by the
  * encoders. While the transformer looks for its step they follow its own width instead, or its staircase would
