@@ -28,6 +28,13 @@ static const struct cli_column columns[] = {
 };
 #define N_COLUMNS (sizeof(columns) / sizeof(columns[0]))
 
+/* For --only; the cases themselves are where they are run. */
+static const char *const names[] = {
+    "link-up", "link-down", "pin", "hash", "load-pinned", "load-file", "load-cold", "restore-file",
+    "evict-unchanged", "evict-first", "evict-dirty", "restore-pinned", "switch",
+};
+#define N_NAMES (sizeof(names) / sizeof(names[0]))
+
 /* --- statistics --- */
 
 struct series {
@@ -261,6 +268,21 @@ static void bench_finish(const struct bench *bench, const struct unstick_device_
                              (json_int_t)bench->n_runs, "longest_step_ms", longest_ms, "results", bench->results));
 }
 
+static bool bench_check_names(const char *only)
+{
+    for (const char *p = only; p; p = strchr(p, ','), p = p ? p + 1 : NULL) {
+        size_t length = strcspn(p, ","), i = 0;
+
+        while (i < N_NAMES && (strlen(names[i]) != length || strncmp(p, names[i], length)))
+            i++;
+        if (i == N_NAMES) {
+            cli_fail_usage("--only: there is no case '%.*s'; a run without --only lists them", (int)length, p);
+            return false;
+        }
+    }
+    return true;
+}
+
 int cmd_bench(int argc, char **argv)
 {
     struct bench bench = { .spec = "auto", .n_runs = 20 };
@@ -291,6 +313,8 @@ int cmd_bench(int argc, char **argv)
 
     if (!cli_parse(&usage, argc, argv, &operand, &exit_code))
         return exit_code;
+    if (bench.only && !bench_check_names(bench.only))
+        return CLI_EXIT_USAGE;
     bench.folder = folder && *folder ? folder : "/tmp";
     r = bench_open(&bench, 0, granule_bytes, &info, &error);
     if (r == UNSTICK_OK) {

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A layout is checked once, when the backing is made, and cut up then: at the borders of granules and of pieces of
- * files. What is left are parts that lie in one granule and in one registration, in the order of the region. A granule
- * is a stretch of that array, and so are the pieces that it needs, so nothing that is done per granule looks at the
- * rest of the model; the pieces after its own are those that its followers need.
+ * A layout is checked once, when the backing is made, and cut up then: at the borders of granules and of
+ * pieces of files. What is left are parts that lie in one granule and in one registration, in the order of
+ * the region. A granule is a stretch of that array, and so are the pieces that it needs, so nothing that is
+ * done per granule looks at the rest of the model; the pieces after its own are those that its followers
+ * need.
  *
- * What the array says does not change any more, so reading a granule needs no lock and may be done by any thread.
+ * What the array says does not change any more, so reading a granule needs no lock and may be done by any
+ * thread.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +17,8 @@
 #include "store/file.h"
 #include "store/store_private.h"
 
-/* Pieces registered ahead of the granule that was asked for: 37 GB/s on one thread are less than the link takes. */
+/* Pieces registered ahead of the granule that was asked for: 37 GB/s on one thread are less than the link
+ * takes. */
 #define BACKING_AHEAD 3
 
 /* A stretch of a granule, in one piece of one file. */
@@ -95,12 +98,13 @@ static int backing_open_files(struct usk_backing *backing, const struct unstick_
 }
 
 /* The first part of an extent from `done` bytes on: up to the next border of a granule or of a piece. */
-static uint64_t extent_cut(const struct unstick_extent *extent, uint64_t done, uint64_t granule_bytes)
+static uint64_t extent_cut(const struct unstick_extent *extent, uint64_t done, uint64_t granule_bytes,
+                           uint64_t piece_bytes)
 {
     uint64_t bytes = extent->bytes - done;
 
     bytes = usk_min(bytes, granule_bytes - (extent->region_offset + done) % granule_bytes);
-    return usk_min(bytes, USK_PIECE_BYTES - (extent->file_offset + done) % USK_PIECE_BYTES);
+    return usk_min(bytes, piece_bytes - (extent->file_offset + done) % piece_bytes);
 }
 
 /* Cuts the layout up. Without arrays, only counts. */
@@ -113,7 +117,7 @@ static size_t backing_cut(struct usk_backing *backing, const struct unstick_layo
         uint64_t done = 0;
 
         while (done < extent->bytes) {
-            uint64_t bytes = extent_cut(extent, done, backing->granule_bytes);
+            uint64_t bytes = extent_cut(extent, done, backing->granule_bytes, backing->set.store->piece_bytes);
             uint64_t region_offset = extent->region_offset + done;
 
             if (backing->parts) {

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What is registered of a file stays exactly as it was mapped until it is unregistered, and what identifies the file
- * was noted before the first byte was read. The descriptor stays open: a file that is replaced or unlinked by name
- * keeps its contents for us, so only a change in place has to be noticed.
+ * What is registered of a file stays exactly as it was mapped until it is unregistered, and what identifies
+ * the file was noted before the first byte was read. The descriptor stays open: a file that is replaced or
+ * unlinked by name keeps its contents for us, so only a change in place has to be noticed.
  *
- * A piece is checked and brought into memory page by page before the device sees it: what is wrong with a file
- * (truncated, unreadable sectors) shows there as an error with a name, and not as a failure of the driver. The part of
- * a piece that the layout does not need is left out: a small component of a large file pins little.
+ * A piece is checked and brought into memory page by page before the device sees it: what is wrong with a
+ * file (truncated, unreadable sectors) shows there as an error with a name, and not as a failure of the
+ * driver. The part of a piece that the layout does not need is left out: a small component of a large file
+ * pins little.
  *
- * Each set has mappings of its own: the device knows registrations by address, so two sets may register the same
- * file, and share its pages all the same.
+ * Each set has mappings of its own: the device knows registrations by address, so two sets may register the
+ * same file, and share its pages all the same.
  *
- * Pieces are registered side by side by as many jobs as threads are free; as with blocks (block.c), a job is queued
- * again only when the pool has let go of it. The set ends by one job of its own, which the last busy job submits.
+ * Pieces are registered side by side by as many jobs as threads are free; as with blocks (block.c), a job is
+ * queued again only when the pool has let go of it. The set ends by one job of its own, which the last busy
+ * job submits.
  */
 #include "store/file.h"
 
@@ -237,7 +239,8 @@ static void piece_unpin(struct usk_file_piece *piece)
     set_lock(set);
     piece->is_wanted = false;
     if (piece->state == USK_FILE_PIECE_IN) {
-        /* A leave that failed left the piece in: its job may not be over yet, then the next occasion has to do. */
+        /* A leave that failed left the piece in: its job may not be over yet, then the next occasion has
+         * to do. */
         is_leaving = usk_job_is_over(&piece->leave.job);
         if (is_leaving) {
             usk_job_reset(&piece->leave.job);
@@ -325,7 +328,7 @@ int usk_file_open(struct usk_file *file, struct unstick_error *error)
     r = usk_os_file_id(fd, &file->id, error);
     if (r < 0)
         return r;
-    file->n_pieces = (size_t)usk_div_up(file->id.bytes, USK_PIECE_BYTES);
+    file->n_pieces = (size_t)usk_div_up(file->id.bytes, file->set->store->piece_bytes);
     file->pieces = calloc(usk_max(file->n_pieces, 1), sizeof(file->pieces[0]));
     if (!file->pieces) {
         file->n_pieces = 0;
@@ -342,7 +345,7 @@ int usk_file_open(struct usk_file *file, struct unstick_error *error)
 
 struct usk_file_piece *usk_file_use(struct usk_file *file, uint64_t offset, uint64_t bytes)
 {
-    struct usk_file_piece *piece = &file->pieces[offset / USK_PIECE_BYTES];
+    struct usk_file_piece *piece = &file->pieces[offset / file->set->store->piece_bytes];
     uint64_t page_bytes = usk_os_page_bytes(), start = offset - offset % page_bytes;
     uint64_t end = usk_div_up(offset + bytes, page_bytes) * page_bytes;
 

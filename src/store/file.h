@@ -21,7 +21,8 @@ struct usk_file_job {
     struct usk_file_piece *piece;
 };
 
-/* USK_PIECE_BYTES of a file, and the part of them that the layout needs, which is what gets registered. */
+/* The store's piece_bytes of a file, and the part of them that the layout needs, which is what gets
+ * registered. */
 struct usk_file_piece {
     struct usk_file *file;
     uint64_t start, end; /* from the start of the file, in whole pages; empty if nothing of it is needed */
@@ -70,7 +71,8 @@ int usk_file_open(struct usk_file *file, struct unstick_error *error);
 /* Counts a stretch that lies in one piece among what that piece registers. The file is open. */
 struct usk_file_piece *usk_file_use(struct usk_file *file, uint64_t offset, uint64_t bytes);
 
-/* Sees to it that the piece is registered, or becomes so: OK or PENDING; UNSUPPORTED if the set is not direct. */
+/* Sees to it that the piece is registered, or becomes so: OK or PENDING; UNSUPPORTED if the set is not
+ * direct. */
 int usk_file_piece_want(struct usk_file_piece *piece, struct unstick_error *error);
 /* The same for who wants it already, only that a failure stays. */
 int usk_file_piece_poll(struct usk_file_piece *piece, struct unstick_error *error);
