@@ -18,7 +18,6 @@
 #include <string.h>
 #include <unistd.h>
 
-
 static const struct {
     const char *name;
     const char *summary;

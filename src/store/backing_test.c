@@ -445,7 +445,7 @@ static void test_file_truncated_behind_our_back(void **state)
     struct unstick_extent extent = { .bytes = 4 * SMALL };
     struct unstick_layout layout = { &path, 1, &extent, 1, 4 * SMALL };
     struct usk_backing *backing = backing_make(f, &layout);
-    struct usk_file *file = &((struct usk_file_set *)backing)->files[0];
+    struct usk_pin_file *file = &((struct usk_pin_file_set *)backing)->files[0];
     uint8_t byte;
 
     /* What was noted is made to fit the truncated file, so that the check passes. */

@@ -1,312 +1,390 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Opening and closing a GPU. The primary context is used, so that what the host program allocates and what we map are
- * in one address space; it is current only inside our calls. A sticky failure of the driver is remembered: from then on
- * every call ends at once, and closing waits for nothing.
+ * A CUDA device beside whatever else the process does with it: the primary context, which the host program's CUDA
+ * runtime uses too, is retained and not made. The parts of a device keep their own invariants; here they are put
+ * together in order, and taken apart in reverse.
+ *
+ * Closing waits for our own work; the driver may make it wait for the host program's kernels too when memory is freed.
+ * When the device is lost nothing is waited for, no more calls are made on the dead context, and what it
+ * held goes with the last hold on it.
  */
+#include "device/cuda/cuda.h"
+
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/error.h"
-#include "device/cuda/cuda.h"
-#include "device/cuda/hash_ptx.h"
+#include "base/math.h"
+#include "device/cuda/fences.h"
+#include "device/cuda/hash.h"
+#include "device/cuda/info.h"
+#include "device/cuda/lanes.h"
+#include "device/cuda/pins.h"
+#include "device/cuda/vmm.h"
 
+/* From 64 MiB on, mapping costs less than 1 ms per GiB, and a changed byte still moves little (docs: granules). */
 #define CUDA_GRANULE_BYTES (UINT64_C(64) << 20)
 
-int usk_cuda_enter(struct usk_cuda *cuda, struct usk_cuda_scope *scope, struct unstick_error *error)
-{
-    usk_cu_result result;
+struct cuda {
+    struct usk_device dev;
+    struct usk_cuda_core core;
+    struct usk_cuda_tickets tickets;
+    struct usk_cuda_lanes lanes;
+    struct usk_cuda_fences fences;
+    struct usk_cuda_hash hash;
+};
 
-    if (atomic_load(&cuda->is_lost))
-        return usk_error_set(error, UNSTICK_DEVICE_LOST, 0, "cuda",
-                             "the GPU was lost by an earlier failure; restart the process to use it again");
-    result = cuda->driver->cuCtxPushCurrent(cuda->context);
-    if (result)
-        return usk_cuda_check(cuda, result, "cuCtxPushCurrent", UNSTICK_OUT_OF_HOST_MEMORY, error);
-    scope->driver = cuda->driver;
-    scope->is_pushed = true;
-    scope->mode = USK_CU_STREAM_CAPTURE_MODE_RELAXED;
-    cuda->driver->cuThreadExchangeStreamCaptureMode(&scope->mode);
+static struct cuda *cuda_from(struct usk_device *dev)
+{
+    return (struct cuda *)dev;
+}
+
+static void cuda_close(struct usk_device *dev);
+
+static int cuda_memory_info(struct usk_device *dev, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes,
+                            struct unstick_error *error)
+{
+    uint64_t free_bytes, total_bytes;
+    int r;
+
+    r = usk_cuda_vmm_info(&cuda_from(dev)->core, &free_bytes, &total_bytes, error);
+    if (r < 0)
+        return r;
+    /* The context's word on the total may be a little less than the device's: that is in use, too. */
+    *ret_free_bytes = usk_min(free_bytes, dev->caps.total_bytes);
+    *ret_total_bytes = dev->caps.total_bytes;
     return UNSTICK_OK;
 }
 
-void usk_cuda_leave(struct usk_cuda_scope *scope)
+static int cuda_reserve(struct usk_device *dev, uint64_t bytes, uint64_t align_bytes, uint64_t *ret_address,
+                        struct unstick_error *error)
 {
-    usk_cu_context context;
-
-    if (!scope->is_pushed)
-        return;
-    scope->driver->cuThreadExchangeStreamCaptureMode(&scope->mode);
-    scope->driver->cuCtxPopCurrent(&context);
+    return usk_cuda_vmm_reserve(&cuda_from(dev)->core, bytes, align_bytes, ret_address, error);
 }
 
-int usk_cuda_check(struct usk_cuda *cuda, usk_cu_result result, const char *call, int memory_status,
-                   struct unstick_error *error)
+static int cuda_unreserve(struct usk_device *dev, uint64_t address, uint64_t bytes, struct unstick_error *error)
 {
-    if (!result)
-        return UNSTICK_OK;
-    if (usk_cuda_is_sticky(result))
-        atomic_store(&cuda->is_lost, true);
-    return usk_cuda_fail(cuda->driver, result, call, memory_status, error);
+    return usk_cuda_vmm_unreserve(&cuda_from(dev)->core, address, bytes, error);
 }
 
-int usk_cuda_memory_info(struct usk_device *dev, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes,
+static int cuda_create(struct usk_device *dev, uint64_t bytes, uint64_t *ret_handle, struct unstick_error *error)
+{
+    return usk_cuda_vmm_create(&cuda_from(dev)->core, bytes, ret_handle, error);
+}
+
+static int cuda_release(struct usk_device *dev, uint64_t handle, struct unstick_error *error)
+{
+    return usk_cuda_vmm_release(&cuda_from(dev)->core, handle, error);
+}
+
+static int cuda_map(struct usk_device *dev, uint64_t address, uint64_t bytes, uint64_t handle,
+                    struct unstick_error *error)
+{
+    return usk_cuda_vmm_map(&cuda_from(dev)->core, address, bytes, handle, error);
+}
+
+static int cuda_unmap(struct usk_device *dev, uint64_t address, uint64_t bytes, struct unstick_error *error)
+{
+    return usk_cuda_vmm_unmap(&cuda_from(dev)->core, address, bytes, error);
+}
+
+static int cuda_copy_up(struct usk_device *dev, enum usk_lane lane, uint64_t address, const void *host, uint64_t bytes,
+                        struct unstick_error *error)
+{
+    struct cuda *cuda = cuda_from(dev);
+
+    return usk_cuda_lanes_copy_up(&cuda->lanes, &cuda->core, lane, address, host, bytes, error);
+}
+
+static int cuda_copy_down(struct usk_device *dev, enum usk_lane lane, void *host, uint64_t address, uint64_t bytes,
+                          struct unstick_error *error)
+{
+    struct cuda *cuda = cuda_from(dev);
+
+    return usk_cuda_lanes_copy_down(&cuda->lanes, &cuda->core, lane, host, address, bytes, error);
+}
+
+static int cuda_copy_across(struct usk_device *dev, enum usk_lane lane, uint64_t to, uint64_t from, uint64_t bytes,
+                            struct unstick_error *error)
+{
+    struct cuda *cuda = cuda_from(dev);
+
+    return usk_cuda_lanes_copy_across(&cuda->lanes, &cuda->core, lane, to, from, bytes, error);
+}
+
+static int cuda_fill(struct usk_device *dev, enum usk_lane lane, uint64_t address, uint8_t value, uint64_t bytes,
+                     struct unstick_error *error)
+{
+    struct cuda *cuda = cuda_from(dev);
+
+    return usk_cuda_lanes_fill(&cuda->lanes, &cuda->core, lane, address, value, bytes, error);
+}
+
+static int cuda_hash(struct usk_device *dev, enum usk_lane lane, uint64_t address, uint64_t piece_bytes, uint32_t n,
+                     uint32_t slot, struct unstick_error *error)
+{
+    struct cuda *cuda = cuda_from(dev);
+    int r;
+
+    r = usk_cuda_lane_check(lane, "hash", error);
+    return r < 0 ? r : usk_cuda_hash_submit(&cuda->hash, &cuda->core, cuda->lanes.streams[lane], address, piece_bytes,
+                                            n, slot, error);
+}
+
+static int cuda_order(struct usk_device *dev, enum usk_lane lane, enum usk_lane after, struct unstick_error *error)
+{
+    struct cuda *cuda = cuda_from(dev);
+
+    return usk_cuda_lanes_order(&cuda->lanes, &cuda->core, lane, after, error);
+}
+
+static int cuda_mark(struct usk_device *dev, enum usk_lane lane, uint64_t *ret_ticket, struct unstick_error *error)
+{
+    struct cuda *cuda = cuda_from(dev);
+
+    return usk_cuda_lanes_mark(&cuda->lanes, &cuda->core, &cuda->tickets, lane, ret_ticket, error);
+}
+
+static int cuda_fence_stream(struct usk_device *dev, void *stream, uint64_t *ret_ticket, struct unstick_error *error)
+{
+    return usk_cuda_fences_stream(&cuda_from(dev)->fences, stream, ret_ticket, error);
+}
+
+static int cuda_fence_device(struct usk_device *dev, uint64_t *ret_ticket, struct unstick_error *error)
+{
+    return usk_cuda_fences_device(&cuda_from(dev)->fences, ret_ticket, error);
+}
+
+static int cuda_poll(struct usk_device *dev, uint64_t ticket, struct unstick_error *error)
+{
+    struct cuda *cuda = cuda_from(dev);
+
+    return usk_cuda_tickets_poll(&cuda->tickets, &cuda->core, ticket, error);
+}
+
+static void cuda_drop(struct usk_device *dev, uint64_t ticket)
+{
+    usk_cuda_tickets_drop(&cuda_from(dev)->tickets, ticket);
+}
+
+static int cuda_register(struct usk_device *dev, void *address, uint64_t bytes, unsigned int flags,
                          struct unstick_error *error)
 {
-    struct usk_cuda *cuda = usk_cuda_of(dev);
-    size_t free_bytes, total_bytes;
-    USK_CUDA_SCOPE(scope);
-    int r = usk_cuda_enter(cuda, &scope, error);
+    bool is_read_only = flags & USK_REGISTER_READ_ONLY;
 
-    if (r < 0)
-        return r;
-    r = usk_cuda_check(cuda, cuda->driver->cuMemGetInfo(&free_bytes, &total_bytes), "cuMemGetInfo", UNSTICK_DRIVER,
-                       error);
-    if (r < 0)
-        return r;
-    *ret_free_bytes = free_bytes;
-    *ret_total_bytes = total_bytes;
-    return UNSTICK_OK;
+    if (!dev->caps.can_register || (is_read_only && !dev->caps.can_register_file))
+        return usk_error_set(error, UNSTICK_UNSUPPORTED, 0, "register_host", "%s cannot register %s", dev->caps.name,
+                             is_read_only ? "read-only mappings" : "host memory");
+    return usk_cuda_pins_register(&cuda_from(dev)->core, address, bytes, is_read_only, error);
 }
 
-static void device_close(struct usk_device *dev)
+static int cuda_unregister(struct usk_device *dev, void *address, uint64_t bytes, struct unstick_error *error)
 {
-    struct usk_cuda *cuda = usk_cuda_of(dev);
-    const struct usk_cuda_driver *driver = cuda->driver;
-    usk_cu_context context;
+    (void)bytes;
+    return usk_cuda_pins_unregister(&cuda_from(dev)->core, address, error);
+}
 
-    if (!driver->cuCtxPushCurrent(cuda->context)) {
-        for (enum usk_lane lane = 0; lane < USK_N_LANES; lane++) {
-            if (cuda->lanes[lane] && !atomic_load(&cuda->is_lost))
-                driver->cuStreamSynchronize(cuda->lanes[lane]);
-            if (cuda->notify[lane] && !atomic_load(&cuda->is_lost))
-                driver->cuStreamSynchronize(cuda->notify[lane]);
-        }
-        usk_cuda_destroy_events(cuda);
-        for (enum usk_lane lane = 0; lane < USK_N_LANES; lane++) {
-            if (cuda->lanes[lane])
-                driver->cuStreamDestroy(cuda->lanes[lane]);
-            if (cuda->notify[lane])
-                driver->cuStreamDestroy(cuda->notify[lane]);
-        }
-        if (cuda->pinned_results)
-            driver->cuMemFreeHost(cuda->pinned_results);
-        if (cuda->results)
-            driver->cuMemFree(cuda->results);
-        if (cuda->module)
-            driver->cuModuleUnload(cuda->module);
-        driver->cuCtxPopCurrent(&context);
-    }
-    driver->cuDevicePrimaryCtxRelease(cuda->ordinal);
-    pthread_mutex_destroy(&cuda->lock);
-    free(cuda);
+static int cuda_host_alloc(struct usk_device *dev, uint64_t bytes, void **ret_address, struct unstick_error *error)
+{
+    return usk_cuda_pins_alloc(&cuda_from(dev)->core, bytes, ret_address, error);
+}
+
+static int cuda_host_free(struct usk_device *dev, void *address, struct unstick_error *error)
+{
+    return usk_cuda_pins_free(&cuda_from(dev)->core, address, error);
 }
 
 static const struct usk_device_ops cuda_ops = {
-    .close = device_close,
-    .memory_info = usk_cuda_memory_info,
-    .reserve = usk_cuda_reserve,
-    .unreserve = usk_cuda_unreserve,
-    .create = usk_cuda_create,
-    .release = usk_cuda_release,
-    .map = usk_cuda_map,
-    .unmap = usk_cuda_unmap,
-    .copy_up = usk_cuda_copy_up,
-    .copy_down = usk_cuda_copy_down,
-    .copy_across = usk_cuda_copy_across,
-    .fill = usk_cuda_fill,
-    .hash = usk_cuda_hash,
-    .order = usk_cuda_order,
-    .mark = usk_cuda_mark,
-    .fence_stream = usk_cuda_fence_stream,
-    .fence_device = usk_cuda_fence_device,
-    .poll = usk_cuda_poll,
-    .drop = usk_cuda_drop,
-    .register_host = usk_cuda_register_host,
-    .unregister_host = usk_cuda_unregister_host,
-    .host_alloc = usk_cuda_host_alloc,
-    .host_free = usk_cuda_host_free,
+    .close = cuda_close,
+    .memory_info = cuda_memory_info,
+    .reserve = cuda_reserve,
+    .unreserve = cuda_unreserve,
+    .create = cuda_create,
+    .release = cuda_release,
+    .map = cuda_map,
+    .unmap = cuda_unmap,
+    .copy_up = cuda_copy_up,
+    .copy_down = cuda_copy_down,
+    .copy_across = cuda_copy_across,
+    .fill = cuda_fill,
+    .hash = cuda_hash,
+    .order = cuda_order,
+    .mark = cuda_mark,
+    .fence_stream = cuda_fence_stream,
+    .fence_device = cuda_fence_device,
+    .poll = cuda_poll,
+    .drop = cuda_drop,
+    .register_host = cuda_register,
+    .unregister_host = cuda_unregister,
+    .host_alloc = cuda_host_alloc,
+    .host_free = cuda_host_free,
 };
 
-static int device_attribute(struct usk_cuda *cuda, int attribute)
+/* What is known before there is a context. */
+static int cuda_describe(struct cuda *cuda, struct usk_cuda_device_info *ret_info, struct unstick_error *error)
 {
-    int value = 0;
-
-    return cuda->driver->cuDeviceGetAttribute(&value, attribute, cuda->ordinal) ? 0 : value;
-}
-
-static int device_read_caps(struct usk_cuda *cuda, struct unstick_error *error)
-{
-    struct usk_device_caps *caps = &cuda->device.caps;
-    const struct usk_cuda_driver *driver = cuda->driver;
-    struct usk_cu_mem_prop prop = {
-        .type = USK_CU_MEM_ALLOCATION_TYPE_PINNED,
-        .location = { USK_CU_MEM_LOCATION_TYPE_DEVICE, cuda->ordinal },
-    };
-    struct usk_cu_uuid uuid = { 0 };
-    size_t bytes;
+    struct usk_device_caps *caps = &cuda->dev.caps;
+    struct usk_cuda_core *core = &cuda->core;
+    struct usk_cuda_device_info info;
     int r;
 
-    snprintf(caps->kind, sizeof(caps->kind), "cuda");
-    driver->cuDeviceGetName(caps->name, sizeof(caps->name), cuda->ordinal);
-    if (!driver->cuDeviceGetUuid(&uuid, cuda->ordinal)) {
-        size_t length = (size_t)snprintf(caps->uuid, sizeof(caps->uuid), "GPU");
-
-        for (int i = 0; i < 16; i++)
-            length += (size_t)snprintf(caps->uuid + length, sizeof(caps->uuid) - length, "%s%02x",
-                                       i == 0 || i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", uuid.bytes[i]);
-    }
-    if (!device_attribute(cuda, USK_CU_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED))
+    r = usk_cuda_info_read(core->driver, core->device, &info, error);
+    if (r < 0)
+        return r;
+    if (!info.can_map)
         return usk_error_set(error, UNSTICK_UNSUPPORTED, 0, "cuDeviceGetAttribute",
-                             "%s has no virtual memory management", caps->name);
-    r = usk_cuda_check(cuda, driver->cuDeviceTotalMem(&bytes, cuda->ordinal), "cuDeviceTotalMem", UNSTICK_DRIVER, error);
+                             "%s has no virtual memory management (cuMemMap): its memory cannot leave under a "
+                             "model; vGPUs and some virtual machines switch it off",
+                             info.name);
+    r = usk_cuda_vmm_granularity(core, &caps->granularity_bytes, error);
     if (r < 0)
         return r;
-    caps->total_bytes = bytes;
-    r = usk_cuda_check(cuda,
-                       driver->cuMemGetAllocationGranularity(&bytes, &prop, USK_CU_MEM_ALLOC_GRANULARITY_MINIMUM),
-                       "cuMemGetAllocationGranularity", UNSTICK_DRIVER, error);
-    if (r < 0)
-        return r;
-    caps->granularity_bytes = bytes;
-    caps->default_granule_bytes = CUDA_GRANULE_BYTES;
+    if (!usk_is_power_of_two(caps->granularity_bytes))
+        return usk_error_set(error, UNSTICK_UNSUPPORTED, 0, "cuMemGetAllocationGranularity",
+                             "%s divides its memory into pieces of %llu bytes, which is no power of two", info.name,
+                             (unsigned long long)caps->granularity_bytes);
+    snprintf(caps->kind, sizeof(caps->kind), "cuda");
+    snprintf(caps->name, sizeof(caps->name), "%s", info.name);
+    snprintf(caps->uuid, sizeof(caps->uuid), "%s", info.uuid);
+    caps->total_bytes = info.total_bytes;
+    caps->default_granule_bytes = usk_max(CUDA_GRANULE_BYTES, caps->granularity_bytes);
     caps->n_hash_slots = USK_CUDA_N_HASH_SLOTS;
-    caps->numa_node = -1;
-    caps->driver_version = driver->version;
-    caps->has_real_vram = !device_attribute(cuda, USK_CU_ATTRIBUTE_INTEGRATED);
-    caps->can_register = true;
-    caps->can_register_file = device_attribute(cuda, USK_CU_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED);
-    caps->can_checkpoint = driver->cuCheckpointProcessLock;
+    caps->numa_node = info.numa_node;
+    caps->driver_version = core->driver->version;
+    caps->has_real_vram = !info.is_integrated;
+    caps->can_register = info.can_register;
+    caps->can_register_file = info.can_register_file;
+    caps->can_checkpoint = core->driver->cuCheckpointProcessLock;
+    *ret_info = info;
     return UNSTICK_OK;
 }
 
-/* Without the kernel everything works, only that evictions copy everything. */
-static void device_load_hash(struct usk_cuda *cuda)
+/* A device without the kernel works: evictions copy all. */
+static int cuda_init_hash(struct cuda *cuda, unsigned int n_multiprocessors, struct unstick_error *error)
 {
-    const struct usk_cuda_driver *driver = cuda->driver;
-    usk_cu_result result = driver->cuModuleLoadData(&cuda->module, hash_ptx);
+    struct usk_device *dev = &cuda->dev;
+    struct unstick_error why = { 0 };
+    int r;
 
-    if (!result)
-        result = driver->cuModuleGetFunction(&cuda->hash, cuda->module, USK_CUDA_HASH_KERNEL);
-    cuda->device.caps.can_hash = !result;
-    if (result)
-        usk_log_write(&cuda->device.log, UNSTICK_LOG_WARNING,
-                      "the driver does not load the hash kernel (%d): evictions will copy everything", result);
+    r = usk_cuda_hash_init(&cuda->hash, &cuda->core, n_multiprocessors, cuda->lanes.streams[USK_LANE_HASH], &why);
+    if (r == UNSTICK_UNSUPPORTED) {
+        usk_log_write(&dev->log, UNSTICK_LOG_WARNING, "%s: no hash kernel, evictions will copy everything: %s",
+                      dev->caps.name, why.text);
+        return UNSTICK_OK;
+    }
+    if (r < 0) {
+        if (error)
+            *error = why;
+        return r;
+    }
+    dev->caps.can_hash = true;
+    dev->hash_results = cuda->hash.results;
+    return UNSTICK_OK;
 }
 
-static int device_setup(struct usk_cuda *cuda, struct unstick_error *error)
+/* All that lives in the context. */
+static int cuda_init(struct cuda *cuda, unsigned int n_multiprocessors, struct unstick_error *error)
 {
-    const struct usk_cuda_driver *driver = cuda->driver;
-    void *pinned;
+    struct usk_cuda_core *core = &cuda->core;
+    int event_fd = cuda->dev.event_fd;
     USK_CUDA_SCOPE(scope);
-    int r = usk_cuda_enter(cuda, &scope, error);
+    int r;
 
-    for (enum usk_lane lane = 0; lane < USK_N_LANES && r == UNSTICK_OK; lane++) {
-        r = usk_cuda_check(cuda, driver->cuStreamCreate(&cuda->lanes[lane], USK_CU_STREAM_NON_BLOCKING),
-                           "cuStreamCreate", UNSTICK_OUT_OF_DEVICE_MEMORY, error);
-        if (r == UNSTICK_OK)
-            r = usk_cuda_check(cuda, driver->cuStreamCreate(&cuda->notify[lane], USK_CU_STREAM_NON_BLOCKING),
-                               "cuStreamCreate", UNSTICK_OUT_OF_DEVICE_MEMORY, error);
-    }
-    if (r == UNSTICK_OK)
-        r = usk_cuda_check(cuda, driver->cuMemAlloc(&cuda->results, USK_CUDA_N_HASH_SLOTS * sizeof(uint64_t)),
-                           "cuMemAlloc", UNSTICK_OUT_OF_DEVICE_MEMORY, error);
-    if (r == UNSTICK_OK)
-        r = usk_cuda_check(cuda,
-                           driver->cuMemHostAlloc(&pinned, USK_CUDA_N_HASH_SLOTS * sizeof(uint64_t),
-                                                  USK_CU_MEMHOSTALLOC_PORTABLE),
-                           "cuMemHostAlloc", UNSTICK_OUT_OF_HOST_MEMORY, error);
-    if (r == UNSTICK_OK) {
-        cuda->pinned_results = pinned;
-        cuda->device.hash_results = cuda->pinned_results;
-        device_load_hash(cuda);
-    }
+    r = usk_cuda_enter(core, &scope, error);
+    if (r < 0)
+        return r;
+    r = usk_cuda_lanes_init(&cuda->lanes, core, event_fd, error);
+    if (r < 0)
+        goto fail_lanes;
+    core->probe = cuda->lanes.streams[USK_LANE_UP];
+    usk_cuda_tickets_init(&cuda->tickets);
+    r = usk_cuda_fences_init(&cuda->fences, core, &cuda->tickets, event_fd, error);
+    if (r < 0)
+        goto fail_fences;
+    r = cuda_init_hash(cuda, n_multiprocessors, error);
+    if (r < 0)
+        goto fail_fences;
+    return UNSTICK_OK;
+
+fail_fences:
+    core->probe = NULL;
+    usk_cuda_fences_fini(&cuda->fences, usk_cuda_is_lost(core) ? NULL : core);
+    usk_cuda_tickets_fini(&cuda->tickets, usk_cuda_is_lost(core) ? NULL : core);
+fail_lanes:
+    usk_cuda_lanes_fini(&cuda->lanes, usk_cuda_is_lost(core) ? NULL : core);
     return r;
 }
 
-/* Finds a device by number or by UUID. */
-static int device_find(const struct usk_cuda_driver *driver, const char *which, usk_cu_device *ret_ordinal,
-                       struct unstick_error *error)
+static void cuda_fini(struct cuda *cuda)
 {
-    char *end;
-    unsigned long number = strtoul(which, &end, 10);
-    int n = 0;
+    struct usk_cuda_core *core = &cuda->core, *alive = NULL;
+    USK_CUDA_SCOPE(scope);
 
-    driver->cuDeviceGetCount(&n);
-    if (end != which && !*end && number < (unsigned long)n && !driver->cuDeviceGet(ret_ordinal, (int)number))
-        return UNSTICK_OK;
-    for (int i = 0; i < n; i++) {
-        struct usk_cuda probe = { .driver = driver };
-
-        if (!driver->cuDeviceGet(&probe.ordinal, i) && device_read_caps(&probe, NULL) == UNSTICK_OK &&
-            strlen(which) > 8 && !strncmp(strchr(which, '-') ? strchr(which, '-') : which, probe.device.caps.uuid + 3,
-                                          strlen(which) - 3)) {
-            *ret_ordinal = probe.ordinal;
-            return UNSTICK_OK;
-        }
+    if (usk_cuda_enter(core, &scope, NULL) == UNSTICK_OK) {
+        usk_cuda_lanes_drain(&cuda->lanes, core, NULL);
+        if (!usk_cuda_is_lost(core))
+            alive = core;
     }
-    return usk_error_set(error, UNSTICK_NO_DEVICE, 0, "cuDeviceGet", "no GPU \"%s\": the driver shows %d", which, n);
+    core->probe = NULL;
+    usk_cuda_hash_fini(&cuda->hash, alive);
+    usk_cuda_fences_fini(&cuda->fences, alive);
+    usk_cuda_tickets_fini(&cuda->tickets, alive);
+    usk_cuda_lanes_fini(&cuda->lanes, alive);
+}
+
+static void cuda_close(struct usk_device *dev)
+{
+    struct cuda *cuda = cuda_from(dev);
+
+    usk_cuda_fences_stop(&cuda->fences);
+    cuda_fini(cuda);
+    /* Not in a scope: the context may go with this. What is left in it goes with it. */
+    cuda->core.driver->cuDevicePrimaryCtxRelease(cuda->core.device);
+    free(cuda);
+}
+
+int usk_cuda_open_with(const struct usk_cuda_driver *driver, const char *which, int event_fd,
+                       const struct usk_log *log, struct usk_device **ret_dev, struct unstick_error *error)
+{
+    USK_CLEANUP(usk_freep) struct cuda *cuda = calloc(1, sizeof(*cuda));
+    struct usk_cuda_device_info info;
+    struct usk_cuda_core *core;
+    usk_cu_result result;
+    int r;
+
+    if (!cuda)
+        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "no memory for a device");
+    core = &cuda->core;
+    cuda->dev.ops = &cuda_ops;
+    cuda->dev.event_fd = event_fd;
+    core->driver = driver;
+    core->event_fd = event_fd;
+    if (log)
+        core->log = cuda->dev.log = *log;
+    r = usk_cuda_info_find(driver, which, &core->device, error);
+    if (r == UNSTICK_OK)
+        r = cuda_describe(cuda, &info, error);
+    if (r < 0)
+        return r;
+    result = driver->cuDevicePrimaryCtxRetain(&core->context, core->device);
+    if (result != USK_CU_SUCCESS)
+        return usk_cuda_fail(core, error, result, "cuDevicePrimaryCtxRetain", "cannot use %s (%s)", info.name,
+                             info.uuid);
+    r = cuda_init(cuda, (unsigned int)info.n_multiprocessors, error);
+    if (r < 0) {
+        driver->cuDevicePrimaryCtxRelease(core->device);
+        return r;
+    }
+    *ret_dev = &USK_STEAL(cuda)->dev;
+    return UNSTICK_OK;
 }
 
 int usk_cuda_open(const char *which, int event_fd, const struct usk_log *log, struct usk_device **ret_dev,
                   struct unstick_error *error)
 {
     const struct usk_cuda_driver *driver;
-    struct usk_cuda *cuda;
-    usk_cu_device ordinal;
     int r;
 
     r = usk_cuda_driver_get(&driver, error);
-    if (r < 0)
-        return r;
-    r = device_find(driver, which, &ordinal, error);
-    if (r < 0)
-        return r;
-    cuda = calloc(1, sizeof(*cuda));
-    if (!cuda)
-        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "no host memory to describe a GPU");
-    cuda->device.ops = &cuda_ops;
-    cuda->device.event_fd = event_fd;
-    cuda->notify_fd = event_fd;
-    if (log)
-        cuda->device.log = *log;
-    cuda->driver = driver;
-    cuda->ordinal = ordinal;
-    cuda->first_free = UINT32_MAX;
-    pthread_mutex_init(&cuda->lock, NULL);
-    r = usk_cuda_check(cuda, driver->cuDevicePrimaryCtxRetain(&cuda->context, ordinal), "cuDevicePrimaryCtxRetain",
-                       UNSTICK_OUT_OF_DEVICE_MEMORY, error);
-    if (r < 0) {
-        pthread_mutex_destroy(&cuda->lock);
-        free(cuda);
-        return r;
-    }
-    r = device_read_caps(cuda, error);
-    if (r == UNSTICK_OK)
-        r = device_setup(cuda, error);
-    if (r < 0) {
-        device_close(&cuda->device);
-        return r;
-    }
-    *ret_dev = &cuda->device;
-    return UNSTICK_OK;
-}
-
-int usk_cuda_count(unsigned int *ret_n, struct unstick_error *error)
-{
-    const struct usk_cuda_driver *driver;
-    usk_cu_result result;
-    int n = 0, r = usk_cuda_driver_get(&driver, error);
-
-    *ret_n = 0;
-    if (r == UNSTICK_NO_DEVICE)
-        return UNSTICK_OK;
-    if (r < 0)
-        return r;
-    result = driver->cuDeviceGetCount(&n);
-    if (result)
-        return usk_cuda_fail(driver, result, "cuDeviceGetCount", UNSTICK_OUT_OF_HOST_MEMORY, error);
-    *ret_n = (unsigned int)n;
-    return UNSTICK_OK;
+    return r < 0 ? r : usk_cuda_open_with(driver, which, event_fd, log, ret_dev, error);
 }

@@ -2,26 +2,28 @@
 #ifndef USK_DEVICE_CUDA_DRIVER_H
 #define USK_DEVICE_CUDA_DRIVER_H
 
-#include <pthread.h>
-#include <stdatomic.h>
-
 #include "device/cuda/abi.h"
-#include "device/device.h"
 
-/* The driver's functions; an optional one that is missing is NULL. */
+#include <unstick/status.h>
+
+/* The driver's functions; an optional one that the driver lacks is NULL. */
 struct usk_cuda_driver {
-#define USK_CUDA_SYMBOL_MEMBER(_name, _version, _need, _parameters) usk_cu_fn_##_name *_name;
-    USK_CUDA_SYMBOLS(USK_CUDA_SYMBOL_MEMBER)
-#undef USK_CUDA_SYMBOL_MEMBER
+#define USK_CUDA_SYMBOL_FIELD(_name, _version, _need, _parameters) usk_cu_fn_##_name *_name;
+    USK_CUDA_SYMBOLS(USK_CUDA_SYMBOL_FIELD)
+#undef USK_CUDA_SYMBOL_FIELD
     int version;
 };
 
-/* Loads libcuda.so.1 once per process and initializes it; UNSTICK_NO_DEVICE where there is none. */
+/* The driver of this process, loaded and initialized by the first call that succeeds, and kept for good. */
 int usk_cuda_driver_get(const struct usk_cuda_driver **ret_driver, struct unstick_error *error);
 
-/* What a result of the driver means, said in one line. */
-int usk_cuda_fail(const struct usk_cuda_driver *driver, usk_cu_result result, const char *call, int memory_status,
-                  struct unstick_error *error);
-bool usk_cuda_is_sticky(usk_cu_result result);
+/* Fills a table through the cuGetProcAddress of a library: `v2`, or `v1` where v2 is NULL. The driver need not be
+ * initialized. */
+int usk_cuda_driver_resolve(usk_cu_get_proc_address_v2 *v2, usk_cu_get_proc_address_v1 *v1,
+                            struct usk_cuda_driver *ret_driver, struct unstick_error *error);
+
+/* The driver's name and words for a result; never NULL. */
+const char *usk_cuda_result_name(const struct usk_cuda_driver *driver, usk_cu_result result);
+const char *usk_cuda_result_text(const struct usk_cuda_driver *driver, usk_cu_result result);
 
 #endif
