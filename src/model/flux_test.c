@@ -98,7 +98,7 @@ struct row {
     { USK_FLUX_##_part, USK_FLUX_##_quant, USK_WRITER_##_dtype, _name, _n_dims, { __VA_ARGS__ } },
 
 static const struct row rows[] = {
-#include "flux_test.inc"
+#include "model/flux_test.inc"
 };
 
 static size_t rows_compare(const struct usk_flux_component *component, enum usk_flux_part part, size_t first)

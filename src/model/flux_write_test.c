@@ -20,6 +20,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <unstick/model.h>
+
 #include "model/flux.h"
 
 static char folder[64], target[96];
@@ -382,6 +384,49 @@ static void test_sparse_is_full_size_on_no_disk(void **state)
     assert_true(report.file_bytes > UINT64_C(18000000000));
 }
 
+static const struct unstick_component *component_find(const struct unstick_model *model, const char *name)
+{
+    const struct unstick_component *components;
+    size_t n = unstick_model_components(model, &components);
+
+    assert_int_equal(n, USK_FLUX_N_PARTS);
+    for (size_t i = 0; i < n; i++) {
+        if (!strcmp(components[i].name, name))
+            return &components[i];
+    }
+    return NULL;
+}
+
+/* Our own reader sees what the inventory says, at full size, in one file and in shards. */
+static void test_the_reader_agrees(void **state)
+{
+    (void)state;
+    for (enum usk_flux_quant quant = USK_FLUX_NONE; quant <= USK_FLUX_NF4_DQ; quant++) {
+        struct usk_flux_options options = { .variant = USK_FLUX_SCHNELL, .quant = quant, .scale = 1, .is_sparse = true };
+        struct usk_flux_report report;
+        struct unstick_model *model;
+        struct unstick_error error;
+        char dir[128];
+
+        snprintf(dir, sizeof(dir), "%s-%d", target, (int)quant);
+        write_good(dir, options, &report);
+        if (unstick_model_open(dir, &model, &error))
+            fail_msg("%s", error.text);
+        for (enum usk_flux_part part = 0; part < USK_FLUX_N_PARTS; part++) {
+            const struct unstick_component *component = component_find(model, report.parts[part].name);
+            uint64_t bytes = 0;
+
+            assert_non_null(component);
+            assert_int_equal(component->n_tensors, report.parts[part].n_tensors);
+            assert_int_equal(component->layout.n_paths, report.parts[part].n_files);
+            for (size_t i = 0; i < component->n_tensors; i++)
+                bytes += component->tensors[i].is_metadata ? 0 : component->tensors[i].bytes;
+            assert_int_equal(bytes, report.parts[part].device_bytes);
+        }
+        unstick_model_close(model);
+    }
+}
+
 static void refuse(const char *dir, struct usk_flux_options options, int status, const char *text)
 {
     struct usk_flux_report report;
@@ -569,6 +614,7 @@ int main(void)
         TEST(test_shards_hold_everything_once),
         TEST(test_the_seed_makes_the_contents),
         TEST(test_sparse_is_full_size_on_no_disk),
+        TEST(test_the_reader_agrees),
         TEST(test_refuses_what_is_in_the_way),
         TEST(test_takes_an_empty_directory_and_follows_links),
         TEST(test_stops_anywhere_and_leaves_nothing),

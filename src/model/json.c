@@ -271,6 +271,9 @@ const char *usk_json_quote(char out[USK_JSON_QUOTE_MAX], const char *name)
 
         out[i] = c < 0x20 || c == 0x7f || is_c1 ? '?' : name[i];
     }
-    strcpy(out + n, n < length ? "..." : "");
+    if (n < length)
+        memcpy(out + n, "...", sizeof("..."));
+    else
+        out[n] = '\0';
     return out;
 }

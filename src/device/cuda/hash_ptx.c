@@ -10,6 +10,8 @@
  *     from a leaf to the one 256 further     + 256 * STEP  = STEP << 8, written out below
  *     from a tile to the next of this block  + gridDim.x * 1024 * STEP
  *
+ * Eight blocks to a multiprocessor keep it to 32 registers, which fill an H200 with threads, without a spill.
+ *
  * Only the last tile of a piece may be short; its leaves are taken one by one. Then the sums of a warp are added up by
  * shuffles, and its first thread adds the result to that of the piece. Sums are modulo 2^64, so their order is free.
  */
@@ -46,6 +48,7 @@ const char usk_cuda_hash_ptx[] =
     "    .param .u64 param_results\n"
     ")\n"
     ".maxntid 256, 1, 1\n"
+    ".minnctapersm 8\n"
     "{\n"
     ".reg .pred %is_over;\n"
     ".reg .b32 %thread, %block, %n_blocks, %piece, %lane, %half_low, %half_high;\n"
