@@ -83,6 +83,8 @@ void lane_wait(enum usk_lane lane);
 int ticket_wait(uint64_t ticket);
 
 uint64_t free_bytes(void);
+/* The same before anything is held, when what earlier cases released has arrived. */
+uint64_t free_bytes_at_rest(void);
 /* The device's free memory comes to `expected`, if need be after a while. */
 void check_free_bytes(uint64_t expected);
 
