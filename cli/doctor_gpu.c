@@ -7,8 +7,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "device/device.h"
+#include "base/size.h"
+#include "device/cuda/cuda.h"
 #include "doctor.h"
+
+/* CUcomputemode */
+#define GPU_PROHIBITED 2
+#define GPU_EXCLUSIVE 3
 
 /* Device files that exist and cannot be used are the commonest reason for "no device" in containers. */
 static void gpu_check_files(struct doctor *doctor)
@@ -42,21 +47,64 @@ static void gpu_check_files(struct doctor *doctor)
     globfree(&found);
 }
 
-static bool gpu_count(struct doctor *doctor)
+static void gpu_check_one(struct doctor *doctor, unsigned int ordinal)
+{
+    struct usk_cuda_device_info info;
+    struct unstick_error error;
+    char name[24], size[USK_SIZE_TEXT_MAX];
+
+    snprintf(name, sizeof(name), "cuda:%u", ordinal);
+    if (usk_cuda_device_info(ordinal, &info, &error) < 0) {
+        doctor_add(doctor, DOCTOR_FAIL, name, "look into the kernel's log (dmesg) for Xid lines", "%s", error.text);
+        return;
+    }
+    doctor_add(doctor, DOCTOR_OK, name, NULL, "%s, %s, %s, compute capability %d.%d%s%s", info.name, info.uuid,
+               usk_size_format(size, info.total_bytes), info.compute_major, info.compute_minor,
+               strncmp(info.uuid, "MIG-", 4) ? "" : ", a MIG slice", info.is_integrated ? ", integrated" : "");
+    if (info.compute_mode == GPU_PROHIBITED)
+        doctor_add(doctor, DOCTOR_FAIL, name, "nvidia-smi -c DEFAULT (as root)", "its compute mode forbids CUDA");
+    else if (info.compute_mode == GPU_EXCLUSIVE)
+        doctor_add(doctor, DOCTOR_WARN, name, "nvidia-smi -c DEFAULT (as root), if processes are to share it",
+                   "its compute mode lets one process in at a time");
+    if (!info.can_map)
+        doctor_add(doctor, DOCTOR_FAIL, name, "choose another GPU, or run without this virtualization",
+                   "no virtual memory management: memory cannot leave under a live address");
+    if (!info.can_register)
+        doctor_add(doctor, DOCTOR_WARN, name, NULL, "host memory cannot be pinned: copies go through a ring, at half speed");
+    else if (!info.can_register_file)
+        doctor_add(doctor, DOCTOR_WARN, name, NULL,
+                   "files cannot be pinned: the file tier (--backup file) reads through a ring");
+    else if (info.can_map)
+        doctor_add(doctor, DOCTOR_OK, name, NULL, "virtual memory management, pinned host memory and pinned files");
+}
+
+static void gpu_check_driver(struct doctor *doctor)
 {
     struct unstick_error error = { 0 };
-    unsigned int n = 0;
-    int r = usk_cuda_count(&n, &error);
+    struct usk_cuda_info info;
+    int r = usk_cuda_info(&info, &error);
 
-    if (r < 0)
-        doctor_add(doctor, DOCTOR_FAIL, "gpus", "see the checks above; a reboot or a newer driver may be needed", "%s",
-                   error.text);
-    else if (!n)
+    if (r == UNSTICK_NO_DEVICE) {
         doctor_add(doctor, DOCTOR_OK, "gpus", NULL,
-                   "none; `--device auto` is a host device, which does the same in the machine's memory");
-    else
-        doctor_add(doctor, DOCTOR_OK, "gpus", NULL, "%u", n);
-    return n > 0;
+                   "none (%s); `--device auto` is a host device, which does the same in the machine's memory",
+                   error.text);
+        return;
+    }
+    if (r < 0) {
+        doctor_add(doctor, DOCTOR_FAIL, "driver", "install driver 470 or newer; after an update, reboot", "%s",
+                   error.text);
+        return;
+    }
+    /* CUDA 13.0 is 13000 in the driver's own numbers. */
+    doctor_add(doctor, DOCTOR_OK, "driver", NULL, "for CUDA %d.%d%s%s", info.driver_version / 1000,
+               info.driver_version % 1000 / 10, info.can_record_context ? ", fences without a thread" : "",
+               info.can_checkpoint ? ", whole processes can be checkpointed" : "");
+    doctor->has_gpu = info.n_devices > 0;
+    if (!info.n_devices)
+        doctor_add(doctor, DOCTOR_WARN, "gpus", "unset CUDA_VISIBLE_DEVICES, or give the container a GPU",
+                   "the driver is there, and no GPU");
+    for (unsigned int i = 0; i < info.n_devices; i++)
+        gpu_check_one(doctor, i);
 }
 
 static void gpu_check_visibility(struct doctor *doctor)
@@ -92,6 +140,6 @@ void doctor_check_gpus(struct doctor *doctor)
 {
     gpu_check_files(doctor);
     gpu_check_visibility(doctor);
-    doctor->has_gpu = gpu_count(doctor);
+    gpu_check_driver(doctor);
     gpu_check_nvml(doctor);
 }

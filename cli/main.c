@@ -18,14 +18,16 @@
 #include <string.h>
 #include <unistd.h>
 
-
 static const struct {
     const char *name;
     const char *summary;
     int (*run)(int argc, char **argv);
 } verbs[] = {
+    { "bench", "measure this machine, beside plain driver copies in the same run", cmd_bench },
+    { "demo", "show the main job on made models, with or without a GPU", cmd_demo },
     { "doctor", "say what this machine can do and what to change", cmd_doctor },
     { "replay", "run a sequence of model requests on a device, timed and verified", cmd_replay },
+    { "synth", "write a FLUX-shaped checkpoint with made-up weights", cmd_synth },
     { "version", "print the version", cmd_version },
 };
 

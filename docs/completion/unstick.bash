@@ -17,10 +17,10 @@ _unstick() {
         mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$word")
         return
         ;;
-    demo) options='--full' ;;
+    demo) options='--full --keep --dir --device' ;;
     synth) options='--model --quant --scale --seed --sparse' ;;
     replay) options='--device --device-memory --host-memory --backup --granule --verify' ;;
-    bench) options='--device --size --runs' ;;
+    bench) options='--device --size --granule --runs --only --dir' ;;
     esac
 
     case $before in
@@ -28,7 +28,11 @@ _unstick() {
     --backup) values='auto pinned pageable file' ;;
     --model) values='flux-dev flux-schnell' ;;
     --quant) values='none 8-bit 4-bit 4-bit-dq' ;;
-    --device-memory | --host-memory | --granule | --size | --runs | --scale | --seed) return ;;
+    --dir)
+        mapfile -t COMPREPLY < <(compgen -d -- "$word")
+        return
+        ;;
+    --device-memory | --host-memory | --granule | --size | --runs | --only | --scale | --seed) return ;;
     esac
 
     if [[ $values ]]; then

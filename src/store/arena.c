@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An arena holds exactly the memory of the pieces that somebody holds a granule of, and of at most two more that were
- * begun ahead of a get. Pieces consist of whole granules, so no copy ever crosses a border between registrations, and
- * belong to one region, so that memory goes back when a region does and no region's rest keeps another's alive.
+ * An arena holds exactly the memory of the pieces that somebody holds a granule of, and of at most two more
+ * that were begun ahead of a get. Pieces consist of whole granules, so no copy ever crosses a border between
+ * registrations, and belong to one region, so that memory goes back when a region does and no region's rest
+ * keeps another's alive.
  *
- * What was begun ahead is a guess that costs budget. It is taken back when the last hold ends, when the task says that
- * it is done (trim), and when anybody is about to be refused for want of budget; a guess never makes others give back.
+ * What was begun ahead is a guess that costs budget: it is made only for who asks for one granule after the
+ * other, up or down, as an eviction that goes from the last granule to the first does; a single granule that
+ * changed takes one piece and no more. It is taken back when the last hold ends, when the task says that it
+ * is done (trim), and when anybody is about to be refused for want of budget; a guess never makes others give
+ * back.
  *
  * Holds are counted by the baton's holder alone; the blocks beneath have their own lock.
  */
@@ -30,6 +34,7 @@ struct usk_arena {
     uint64_t granule_bytes;
     uint32_t n_granules, n_granules_per_piece, n_pieces;
     uint64_t n_holds;
+    uint32_t last_index; /* that was got; UINT32_MAX: none */
     bool is_freed;
     struct arena_piece pieces[];
 };
@@ -52,7 +57,7 @@ int usk_arena_new(struct usk_store *store, uint64_t granule_bytes, uint64_t byte
                              (unsigned long long)granule_bytes);
 
     n_granules = usk_div_up(bytes, granule_bytes);
-    n_granules_per_piece = usk_min(usk_max(USK_PIECE_BYTES / granule_bytes, 1), n_granules);
+    n_granules_per_piece = usk_min(usk_max(store->piece_bytes / granule_bytes, 1), n_granules);
     n_pieces = usk_div_up(n_granules, n_granules_per_piece);
     arena = calloc(1, sizeof(*arena) + n_pieces * sizeof(arena->pieces[0]));
     if (!arena)
@@ -63,6 +68,7 @@ int usk_arena_new(struct usk_store *store, uint64_t granule_bytes, uint64_t byte
     arena->n_granules = (uint32_t)n_granules;
     arena->n_granules_per_piece = (uint32_t)n_granules_per_piece;
     arena->n_pieces = (uint32_t)n_pieces;
+    arena->last_index = UINT32_MAX;
     last_bytes = total_bytes - (n_pieces - 1) * n_granules_per_piece * granule_bytes;
     for (uint32_t i = 0; i < arena->n_pieces; i++)
         usk_block_init(&arena->pieces[i].block, store,
@@ -81,10 +87,13 @@ static struct arena_piece *arena_piece(struct usk_arena *arena, uint32_t index)
 
 static void arena_look_ahead(struct usk_arena *arena, uint32_t index)
 {
-    uint32_t first = index / arena->n_granules_per_piece + 1;
+    uint32_t last = arena->last_index, here = index / arena->n_granules_per_piece;
 
-    for (uint32_t i = first; i < arena->n_pieces && i - first < ARENA_AHEAD; i++) {
-        struct usk_block *block = &arena->pieces[i].block;
+    arena->last_index = index;
+    if (last == UINT32_MAX || (index - last != 1 && last - index != 1))
+        return;
+    for (uint32_t i = 1; i <= ARENA_AHEAD && (index > last ? i < arena->n_pieces - here : i <= here); i++) {
+        struct usk_block *block = &arena->pieces[index > last ? here + i : here - i].block;
 
         /* One that failed is for its own get to try again. */
         if (usk_block_state(block) == USK_BLOCK_EMPTY)

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A layout is checked once, when the backing is made, and cut up then: at the borders of granules and of pieces of
- * files. What is left are parts that lie in one granule and in one registration, in the order of the region. A granule
- * is a stretch of that array, and so are the pieces that it needs, so nothing that is done per granule looks at the
- * rest of the model; the pieces after its own are those that its followers need.
+ * A layout is checked once, when the backing is made, and cut up then: at the borders of granules and of
+ * pieces of files. What is left are parts that lie in one granule and in one registration, in the order of
+ * the region. A granule is a stretch of that array, and so are the pieces that it needs, so nothing that is
+ * done per granule looks at the rest of the model; the pieces after its own are those that its followers
+ * need.
  *
- * What the array says does not change any more, so reading a granule needs no lock and may be done by any thread.
+ * What the array says does not change any more, so reading a granule needs no lock and may be done by any
+ * thread.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -15,12 +17,13 @@
 #include "store/file.h"
 #include "store/store_private.h"
 
-/* Pieces registered ahead of the granule that was asked for: 37 GB/s on one thread are less than the link takes. */
+/* Pieces registered ahead of the granule that was asked for: 37 GB/s on one thread are less than the link
+ * takes. */
 #define BACKING_AHEAD 3
 
 /* A stretch of a granule, in one piece of one file. */
 struct backing_part {
-    struct usk_file *file;
+    struct usk_pin_file *file;
     uint64_t file_offset;
     uint64_t offset; /* from the start of the granule */
     uint64_t bytes;
@@ -33,13 +36,13 @@ struct backing_granule {
 };
 
 struct usk_backing {
-    struct usk_file_set set; /* first: alive until the last job */
+    struct usk_pin_file_set set; /* first: alive until the last job */
     struct usk_backing *next;
     uint64_t granule_bytes;
     struct backing_granule *granules;
     uint32_t n_granules; /* up to the last extent; all that follow are gaps */
     struct backing_part *parts;
-    struct usk_file_piece **uses;
+    struct usk_pin_file_piece **uses;
     size_t n_uses;
     struct usk_run *runs; /* of the granule that was asked for last */
     bool is_freed;
@@ -80,8 +83,8 @@ static int backing_open_files(struct usk_backing *backing, const struct unstick_
 {
     for (size_t i = 0; i < layout->n_extents; i++) {
         const struct unstick_extent *extent = &layout->extents[i];
-        struct usk_file *file = &backing->set.files[extent->file];
-        int r = usk_file_open(file, error);
+        struct usk_pin_file *file = &backing->set.files[extent->file];
+        int r = usk_pin_file_open(file, error);
 
         if (r < 0)
             return r;
@@ -95,12 +98,13 @@ static int backing_open_files(struct usk_backing *backing, const struct unstick_
 }
 
 /* The first part of an extent from `done` bytes on: up to the next border of a granule or of a piece. */
-static uint64_t extent_cut(const struct unstick_extent *extent, uint64_t done, uint64_t granule_bytes)
+static uint64_t extent_cut(const struct unstick_extent *extent, uint64_t done, uint64_t granule_bytes,
+                           uint64_t piece_bytes)
 {
     uint64_t bytes = extent->bytes - done;
 
     bytes = usk_min(bytes, granule_bytes - (extent->region_offset + done) % granule_bytes);
-    return usk_min(bytes, USK_PIECE_BYTES - (extent->file_offset + done) % USK_PIECE_BYTES);
+    return usk_min(bytes, piece_bytes - (extent->file_offset + done) % piece_bytes);
 }
 
 /* Cuts the layout up. Without arrays, only counts. */
@@ -113,13 +117,13 @@ static size_t backing_cut(struct usk_backing *backing, const struct unstick_layo
         uint64_t done = 0;
 
         while (done < extent->bytes) {
-            uint64_t bytes = extent_cut(extent, done, backing->granule_bytes);
+            uint64_t bytes = extent_cut(extent, done, backing->granule_bytes, backing->set.store->piece_bytes);
             uint64_t region_offset = extent->region_offset + done;
 
             if (backing->parts) {
                 struct backing_granule *granule = &backing->granules[region_offset / backing->granule_bytes];
-                struct usk_file *file = &backing->set.files[extent->file];
-                struct usk_file_piece *piece = usk_file_use(file, extent->file_offset + done, bytes);
+                struct usk_pin_file *file = &backing->set.files[extent->file];
+                struct usk_pin_file_piece *piece = usk_pin_file_use(file, extent->file_offset + done, bytes);
 
                 backing->parts[n_parts] = (struct backing_part){
                     .file = file,
@@ -190,7 +194,7 @@ static int backing_lay_out(struct usk_backing *backing, const struct unstick_lay
 /* No job runs or can run. */
 static void backing_destroy(struct usk_backing *backing)
 {
-    usk_file_set_fini(&backing->set);
+    usk_pin_file_set_fini(&backing->set);
     free(backing->runs);
     free(backing->uses);
     free(backing->parts);
@@ -214,7 +218,7 @@ int usk_backing_new(struct usk_store *store, const struct unstick_layout *layout
     if (!backing)
         return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "no memory for a backing");
     backing->granule_bytes = granule_bytes;
-    r = usk_file_set_init(&backing->set, store, layout->paths, layout->n_paths, error);
+    r = usk_pin_file_set_init(&backing->set, store, layout->paths, layout->n_paths, error);
     if (r >= 0)
         r = backing_open_files(backing, layout, error);
     if (r >= 0)
@@ -247,7 +251,7 @@ static void backing_look_ahead(struct usk_backing *backing, const struct backing
     size_t first = granule->first_use + granule->n_uses;
 
     for (size_t i = first; i < backing->n_uses && i - first < BACKING_AHEAD; i++)
-        usk_file_piece_want_ahead(backing->uses[i]);
+        usk_pin_file_piece_want_ahead(backing->uses[i]);
 }
 
 int usk_backing_get(struct usk_backing *backing, uint32_t index, struct unstick_error *error)
@@ -258,8 +262,8 @@ int usk_backing_get(struct usk_backing *backing, uint32_t index, struct unstick_
     if (!granule)
         return UNSTICK_OK;
     for (size_t i = 0; i < granule->n_uses; i++) {
-        struct usk_file_piece *piece = backing->uses[granule->first_use + i];
-        int r = usk_file_piece_want(piece, error);
+        struct usk_pin_file_piece *piece = backing->uses[granule->first_use + i];
+        int r = usk_pin_file_piece_want(piece, error);
 
         if (r < 0) {
             while (i--)
@@ -281,7 +285,7 @@ int usk_backing_poll(struct usk_backing *backing, uint32_t index, struct unstick
     if (!granule)
         return UNSTICK_OK;
     for (size_t i = 0; i < granule->n_uses; i++) {
-        int r = usk_file_piece_poll(backing->uses[granule->first_use + i], error);
+        int r = usk_pin_file_piece_poll(backing->uses[granule->first_use + i], error);
 
         if (r < 0)
             return r;
@@ -295,7 +299,7 @@ void usk_backing_put(struct usk_backing *backing, uint32_t index)
     const struct backing_granule *granule = backing_granule(backing, index);
 
     for (size_t i = 0; granule && i < granule->n_uses; i++) {
-        struct usk_file_piece *piece = backing->uses[granule->first_use + i];
+        struct usk_pin_file_piece *piece = backing->uses[granule->first_use + i];
 
         if (piece->n_holds)
             piece->n_holds--;
@@ -304,7 +308,7 @@ void usk_backing_put(struct usk_backing *backing, uint32_t index)
 
 void usk_backing_unpin(struct usk_backing *backing)
 {
-    usk_file_set_unpin(&backing->set);
+    usk_pin_file_set_unpin(&backing->set);
 }
 
 size_t usk_backing_runs(struct usk_backing *backing, uint32_t index, const struct usk_run **ret_runs)
@@ -346,7 +350,7 @@ int usk_backing_read(struct usk_backing *backing, uint32_t index, void *buffer, 
             break;
         part_bytes = usk_min(part->bytes, bytes - part->offset);
         memset(to + done, 0, part->offset - done);
-        r = usk_file_read(part->file, part->file_offset, to + part->offset, part_bytes, error);
+        r = usk_pin_file_read(part->file, part->file_offset, to + part->offset, part_bytes, error);
         if (r < 0)
             return r;
         done = part->offset + part_bytes;
@@ -358,8 +362,8 @@ int usk_backing_read(struct usk_backing *backing, uint32_t index, void *buffer, 
 int usk_backing_check(struct usk_backing *backing, struct unstick_error *error)
 {
     for (size_t i = 0; i < backing->set.n_files; i++) {
-        const struct usk_file *file = &backing->set.files[i];
-        int r = file->fd >= 0 ? usk_file_check(file, error) : UNSTICK_OK;
+        const struct usk_pin_file *file = &backing->set.files[i];
+        int r = file->fd >= 0 ? usk_pin_file_check(file, error) : UNSTICK_OK;
 
         if (r < 0)
             return r;
@@ -375,7 +379,7 @@ void usk_backing_free(struct usk_backing *backing)
         return;
     store = backing->set.store;
     backing->is_freed = true;
-    usk_file_set_free(&backing->set);
+    usk_pin_file_set_free(&backing->set);
     usk_store_reap(store);
 }
 
@@ -386,7 +390,7 @@ void usk_backing_reap(struct usk_store *store)
     while (*link) {
         struct usk_backing *backing = *link;
 
-        if (backing->is_freed && usk_file_set_is_gone(&backing->set)) {
+        if (backing->is_freed && usk_pin_file_set_is_gone(&backing->set)) {
             *link = backing->next;
             backing_destroy(backing);
         } else {
@@ -398,7 +402,7 @@ void usk_backing_reap(struct usk_store *store)
 void usk_backing_wait(struct usk_store *store)
 {
     for (struct usk_backing *backing = store->backings; backing; backing = backing->next)
-        usk_file_set_wait(&backing->set);
+        usk_pin_file_set_wait(&backing->set);
 }
 
 void usk_backing_destroy_all(struct usk_store *store)
@@ -414,5 +418,5 @@ void usk_backing_destroy_all(struct usk_store *store)
 void usk_backing_count(struct usk_store *store, uint64_t bytes[USK_N_BUDGET_KINDS])
 {
     for (struct usk_backing *backing = store->backings; backing; backing = backing->next)
-        bytes[USK_BUDGET_FILE] += usk_file_set_count(&backing->set);
+        bytes[USK_BUDGET_FILE] += usk_pin_file_set_count(&backing->set);
 }

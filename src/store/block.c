@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A block of host memory is charged to the budget before anything is mapped and uncharged after everything is
- * unmapped, whatever happens in between; only memory that the device does not let go of stays charged, for ever.
+ * unmapped, whatever happens in between; only memory that the device does not let go of stays charged, for
+ * ever.
  *
- * Making one is a chain of jobs: one maps it, up to four touch a slice each, and whoever touched the last slice
- * registers it. Touching (31 GB/s on four threads, less on more) and registering (60 GB/s) of neighbouring blocks run
- * beside each other that way, and no job ever waits for another, so a pool of one thread works as well. All slices of
- * a store stand in one queue, first block first, at most four of them in the pool: however many blocks are asked for,
- * the first one is done first.
+ * Making one is a chain of jobs: one maps it, up to four touch a slice each, and whoever touched the last
+ * slice registers it. Touching (31 GB/s on four threads, less on more) and registering (60 GB/s) of
+ * neighbouring blocks run beside each other that way, and no job ever waits for another, so a pool of one
+ * thread works as well. All slices of a store stand in one queue, first block first, at most four of them in
+ * the pool: however many blocks are asked for, the first one is done first.
  *
- * The owner may lose interest at any time. is_wanted is looked at before each expensive step, and the chain ends by
- * giving the memory back itself; a block that is wanted again before that happened just goes on. All of this is
- * decided under the store's lock, all of it is done without.
+ * The owner may lose interest at any time. is_wanted is looked at before each expensive step, and the chain
+ * ends by giving the memory back itself; a block that is wanted again before that happened just goes on. All
+ * of this is decided under the store's lock, all of it is done without.
  *
- * A job may only be queued again once the pool has let go of it, which is a moment after its last effect can be seen.
- * So a block starts anew only when all its jobs are over; until then it is EMPTY and whoever polls it starts it.
+ * A job may only be queued again once the pool has let go of it, which is a moment after its last effect can
+ * be seen. So a block starts anew only when all its jobs are over; until then it is EMPTY and whoever polls
+ * it starts it.
  */
 #include "store/block.h"
 
@@ -407,7 +409,8 @@ void usk_block_drop(struct usk_block *block)
 
 static void block_job_wait(struct usk_block *block, struct usk_block_job *job)
 {
-    /* Not even the pool is touched for a job that is over: it may be gone by now, and have dropped the job. */
+    /* Not even the pool is touched for a job that is over: it may be gone by now, and have dropped the
+     * job. */
     if (!usk_job_is_over(&job->job))
         usk_pool_wait(block->store->pool, &job->job);
 }

@@ -24,8 +24,8 @@ struct usk_block_job {
     struct usk_block *block;
 };
 
-/* A stretch of host memory of our own: a piece of an arena, or a buffer of the ring. Lives inside its owner, at one
- * address. */
+/* A stretch of host memory of our own: a piece of an arena, or a buffer of the ring. Lives inside its
+ * owner, at one address. */
 struct usk_block {
     struct usk_store *store;
     uint64_t bytes;
@@ -53,8 +53,8 @@ void usk_block_init(struct usk_block *block, struct usk_store *store, uint64_t b
 
 enum usk_block_state usk_block_state(struct usk_block *block);
 
-/* Sees to it that the block is there, or becomes so: OK, PENDING, or a failure to begin; one that failed before is
- * tried again. may_squeeze: others give back what they do not hold if the budget is short. */
+/* Sees to it that the block is there, or becomes so: OK, PENDING, or a failure to begin; one that failed
+ * before is tried again. may_squeeze: others give back what they do not hold if the budget is short. */
 int usk_block_want(struct usk_block *block, bool may_squeeze, struct unstick_error *error);
 /* The same for who wants it already, only that a failure stays. */
 int usk_block_poll(struct usk_block *block, struct unstick_error *error);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The budget is what keeps a machine alive: pinned memory cannot be swapped, and a process that takes too much of it
- * is not refused but killed. So every byte is reserved before it is mapped and returned after it is unmapped, and the
- * sum of all reservations never passes the limit, not even for a moment: the sum is one atomic that is raised by
- * compare and exchange. The counters per kind tell what the sum is made of; they follow it.
+ * The budget is what keeps a machine alive: pinned memory cannot be swapped, and a process that takes too
+ * much of it is not refused but killed. So every byte is reserved before it is mapped and returned after it
+ * is unmapped, and the sum of all reservations never passes the limit, not even for a moment: the sum is one
+ * atomic that is raised by compare and exchange. The counters per kind tell what the sum is made of; they
+ * follow it.
  *
- * The automatic limit is what is available now less a reserve for everybody else: a tenth, at least 1 GiB, but never
- * more than half, so that small machines can work at all. A limit that was asked for is taken at its word, up to what
- * the machine has; the check before each mapping then turns a shortage into an error.
+ * The automatic limit is what is available now less a reserve for everybody else: a tenth, at least 1 GiB,
+ * but never more than half, so that small machines can work at all. A limit that was asked for is taken at
+ * its word, up to what the machine has; the check before each mapping then turns a shortage into an error.
  */
 #include "store/budget.h"
 
@@ -27,24 +28,25 @@ static uint64_t budget_available(const struct usk_os_memory *memory)
     return usk_min(memory->available_bytes, left);
 }
 
+uint64_t usk_budget_limit(const struct usk_os_memory *memory, uint64_t requested_bytes)
+{
+    uint64_t available_bytes = budget_available(memory);
+    uint64_t reserve_bytes = usk_max(BUDGET_RESERVE_MIN_BYTES, available_bytes / 10);
+
+    if (requested_bytes)
+        return usk_min(requested_bytes, usk_min(memory->total_bytes, memory->cgroup_limit_bytes));
+    return available_bytes - usk_min(reserve_bytes, available_bytes / 2);
+}
+
 int usk_budget_init(struct usk_budget *budget, uint64_t requested_bytes, struct unstick_error *error)
 {
     struct usk_os_memory memory;
-    uint64_t limit_bytes;
     int r;
 
     r = usk_os_memory(&memory, error);
     if (r < 0)
         return r;
-    if (requested_bytes) {
-        limit_bytes = usk_min(requested_bytes, usk_min(memory.total_bytes, memory.cgroup_limit_bytes));
-    } else {
-        uint64_t available_bytes = budget_available(&memory);
-        uint64_t reserve_bytes = usk_max(BUDGET_RESERVE_MIN_BYTES, available_bytes / 10);
-
-        limit_bytes = available_bytes - usk_min(reserve_bytes, available_bytes / 2);
-    }
-    *budget = (struct usk_budget){ .limit_bytes = limit_bytes };
+    *budget = (struct usk_budget){ .limit_bytes = usk_budget_limit(&memory, requested_bytes) };
     return UNSTICK_OK;
 }
 

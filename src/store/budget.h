@@ -2,6 +2,7 @@
 #ifndef USK_STORE_BUDGET_H
 #define USK_STORE_BUDGET_H
 
+#include "base/os.h"
 #include "store/store.h"
 
 enum usk_budget_kind {
@@ -11,6 +12,9 @@ enum usk_budget_kind {
     USK_BUDGET_FILE, /* counted, not limited */
     USK_N_BUDGET_KINDS,
 };
+
+/* The limit that a machine in this state gives; requested_bytes as for usk_budget_init(). */
+uint64_t usk_budget_limit(const struct usk_os_memory *memory, uint64_t requested_bytes);
 
 /* The counter of a kind. */
 atomic_uint_least64_t *usk_budget_counter(struct usk_budget *budget, enum usk_budget_kind kind);

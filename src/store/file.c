@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What is registered of a file stays exactly as it was mapped until it is unregistered, and what identifies the file
- * was noted before the first byte was read. The descriptor stays open: a file that is replaced or unlinked by name
- * keeps its contents for us, so only a change in place has to be noticed.
+ * What is registered of a file stays exactly as it was mapped until it is unregistered, and what identifies
+ * the file was noted before the first byte was read. The descriptor stays open: a file that is replaced or
+ * unlinked by name keeps its contents for us, so only a change in place has to be noticed.
  *
- * A piece is checked and brought into memory page by page before the device sees it: what is wrong with a file
- * (truncated, unreadable sectors) shows there as an error with a name, and not as a failure of the driver. The part of
- * a piece that the layout does not need is left out: a small component of a large file pins little.
+ * A piece is checked and brought into memory page by page before the device sees it: what is wrong with a
+ * file (truncated, unreadable sectors) shows there as an error with a name, and not as a failure of the
+ * driver. The part of a piece that the layout does not need is left out: a small component of a large file
+ * pins little.
  *
- * Each set has mappings of its own: the device knows registrations by address, so two sets may register the same
- * file, and share its pages all the same.
+ * Each set has mappings of its own: the device knows registrations by address, so two sets may register the
+ * same file, and share its pages all the same.
  *
- * Pieces are registered side by side by as many jobs as threads are free; as with blocks (block.c), a job is queued
- * again only when the pool has let go of it. The set ends by one job of its own, which the last busy job submits.
+ * Pieces are registered side by side by as many jobs as threads are free; as with blocks (block.c), a job is
+ * queued again only when the pool has let go of it. The set ends by one job of its own, which the last busy
+ * job submits.
  */
 #include "store/file.h"
 
@@ -24,30 +26,30 @@
 #include "base/math.h"
 #include "store/store_private.h"
 
-static void set_lock(struct usk_file_set *set)
+static void set_lock(struct usk_pin_file_set *set)
 {
     pthread_mutex_lock(&set->store->lock);
 }
 
-static void set_unlock(struct usk_file_set *set)
+static void set_unlock(struct usk_pin_file_set *set)
 {
     pthread_mutex_unlock(&set->store->lock);
 }
 
-static void *piece_address(const struct usk_file_piece *piece)
+static void *piece_address(const struct usk_pin_file_piece *piece)
 {
     return piece->file->map + piece->start;
 }
 
-static uint64_t piece_bytes(const struct usk_file_piece *piece)
+static uint64_t piece_bytes(const struct usk_pin_file_piece *piece)
 {
     return piece->end - piece->start;
 }
 
 /* Notes how a job ended; the last one of a set that was freed ends the set. */
-static void piece_end(struct usk_file_piece *piece, enum usk_file_piece_state state, const struct unstick_error *error)
+static void piece_end(struct usk_pin_file_piece *piece, enum usk_pin_file_piece_state state, const struct unstick_error *error)
 {
-    struct usk_file_set *set = piece->file->set;
+    struct usk_pin_file_set *set = piece->file->set;
     bool is_last;
 
     set_lock(set);
@@ -60,9 +62,9 @@ static void piece_end(struct usk_file_piece *piece, enum usk_file_piece_state st
         usk_store_submit(set->store, &set->release);
 }
 
-static int piece_unregister(struct usk_file_piece *piece, struct unstick_error *error)
+static int piece_unregister(struct usk_pin_file_piece *piece, struct unstick_error *error)
 {
-    struct usk_file_set *set = piece->file->set;
+    struct usk_pin_file_set *set = piece->file->set;
     int r = set->store->dev->ops->unregister_host(set->store->dev, piece_address(piece), piece_bytes(piece), error);
 
     if (r < 0)
@@ -74,32 +76,32 @@ static int piece_unregister(struct usk_file_piece *piece, struct unstick_error *
     return UNSTICK_OK;
 }
 
-static void piece_leave(struct usk_file_piece *piece)
+static void piece_leave(struct usk_pin_file_piece *piece)
 {
     /* What could not be unregistered still is registered: usable, and tried again at the next occasion. */
     piece_end(piece, piece_unregister(piece, NULL) < 0 ? USK_FILE_PIECE_IN : USK_FILE_PIECE_OUT, NULL);
 }
 
 /* The file was fine a moment ago: if it changed meanwhile, that is the better explanation. */
-static int file_explain(const struct usk_file *file, int status, struct unstick_error *error)
+static int file_explain(const struct usk_pin_file *file, int status, struct unstick_error *error)
 {
     struct unstick_error changed;
 
-    if (usk_file_check(file, &changed) != UNSTICK_BACKUP_CHANGED)
+    if (usk_pin_file_check(file, &changed) != UNSTICK_BACKUP_CHANGED)
         return status;
     if (error)
         *error = changed;
     return UNSTICK_BACKUP_CHANGED;
 }
 
-static int piece_register(struct usk_file_piece *piece, struct unstick_error *error)
+static int piece_register(struct usk_pin_file_piece *piece, struct unstick_error *error)
 {
-    struct usk_file_set *set = piece->file->set;
+    struct usk_pin_file_set *set = piece->file->set;
     struct usk_device *dev = set->store->dev;
     struct unstick_error why;
     int r;
 
-    r = usk_file_check(piece->file, error);
+    r = usk_pin_file_check(piece->file, error);
     if (r < 0)
         return r;
     r = usk_os_file_populate(piece_address(piece), piece_bytes(piece), &why);
@@ -123,9 +125,9 @@ static int piece_register(struct usk_file_piece *piece, struct unstick_error *er
     return UNSTICK_OK;
 }
 
-static bool piece_is_wanted(struct usk_file_piece *piece)
+static bool piece_is_wanted(struct usk_pin_file_piece *piece)
 {
-    struct usk_file_set *set = piece->file->set;
+    struct usk_pin_file_set *set = piece->file->set;
     bool is_wanted;
 
     set_lock(set);
@@ -138,7 +140,7 @@ static bool piece_is_wanted(struct usk_file_piece *piece)
 
 static void piece_run_enter(struct usk_job *job)
 {
-    struct usk_file_piece *piece = ((struct usk_file_job *)job)->piece;
+    struct usk_pin_file_piece *piece = ((struct usk_pin_file_job *)job)->piece;
     struct unstick_error error;
 
     if (!piece_is_wanted(piece)) {
@@ -155,12 +157,12 @@ static void piece_run_enter(struct usk_job *job)
 
 static void piece_run_leave(struct usk_job *job)
 {
-    piece_leave(((struct usk_file_job *)job)->piece);
+    piece_leave(((struct usk_pin_file_job *)job)->piece);
 }
 
-int usk_file_piece_want(struct usk_file_piece *piece, struct unstick_error *error)
+int usk_pin_file_piece_want(struct usk_pin_file_piece *piece, struct unstick_error *error)
 {
-    struct usk_file_set *set = piece->file->set;
+    struct usk_pin_file_set *set = piece->file->set;
     bool is_begun = false, is_direct = atomic_load(&set->is_direct);
     int r = UNSTICK_PENDING;
 
@@ -197,10 +199,10 @@ int usk_file_piece_want(struct usk_file_piece *piece, struct unstick_error *erro
     return r;
 }
 
-int usk_file_piece_poll(struct usk_file_piece *piece, struct unstick_error *error)
+int usk_pin_file_piece_poll(struct usk_pin_file_piece *piece, struct unstick_error *error)
 {
-    struct usk_file_set *set = piece->file->set;
-    enum usk_file_piece_state state;
+    struct usk_pin_file_set *set = piece->file->set;
+    enum usk_pin_file_piece_state state;
     struct unstick_error why;
 
     set_lock(set);
@@ -212,24 +214,24 @@ int usk_file_piece_poll(struct usk_file_piece *piece, struct unstick_error *erro
             *error = why;
         return why.status;
     }
-    return usk_file_piece_want(piece, error);
+    return usk_pin_file_piece_want(piece, error);
 }
 
-void usk_file_piece_want_ahead(struct usk_file_piece *piece)
+void usk_pin_file_piece_want_ahead(struct usk_pin_file_piece *piece)
 {
-    enum usk_file_piece_state state;
+    enum usk_pin_file_piece_state state;
 
     set_lock(piece->file->set);
     state = piece->state;
     set_unlock(piece->file->set);
     /* One that failed is for its own get to try again. */
     if (state == USK_FILE_PIECE_OUT)
-        (void)usk_file_piece_want(piece, NULL);
+        (void)usk_pin_file_piece_want(piece, NULL);
 }
 
-static void piece_unpin(struct usk_file_piece *piece)
+static void piece_unpin(struct usk_pin_file_piece *piece)
 {
-    struct usk_file_set *set = piece->file->set;
+    struct usk_pin_file_set *set = piece->file->set;
     bool is_leaving = false;
 
     if (piece->n_holds)
@@ -237,7 +239,8 @@ static void piece_unpin(struct usk_file_piece *piece)
     set_lock(set);
     piece->is_wanted = false;
     if (piece->state == USK_FILE_PIECE_IN) {
-        /* A leave that failed left the piece in: its job may not be over yet, then the next occasion has to do. */
+        /* A leave that failed left the piece in: its job may not be over yet, then the next occasion has
+         * to do. */
         is_leaving = usk_job_is_over(&piece->leave.job);
         if (is_leaving) {
             usk_job_reset(&piece->leave.job);
@@ -250,7 +253,7 @@ static void piece_unpin(struct usk_file_piece *piece)
         usk_store_submit(set->store, &piece->leave.job);
 }
 
-void usk_file_set_unpin(struct usk_file_set *set)
+void usk_pin_file_set_unpin(struct usk_pin_file_set *set)
 {
     for (size_t i = 0; i < set->n_files; i++) {
         for (size_t k = 0; k < set->files[i].n_pieces; k++)
@@ -258,7 +261,7 @@ void usk_file_set_unpin(struct usk_file_set *set)
     }
 }
 
-int usk_file_check(const struct usk_file *file, struct unstick_error *error)
+int usk_pin_file_check(const struct usk_pin_file *file, struct unstick_error *error)
 {
     struct usk_file_id now;
     int r;
@@ -276,7 +279,7 @@ int usk_file_check(const struct usk_file *file, struct unstick_error *error)
     return UNSTICK_OK;
 }
 
-int usk_file_read(const struct usk_file *file, uint64_t offset, void *buffer, uint64_t bytes,
+int usk_pin_file_read(const struct usk_pin_file *file, uint64_t offset, void *buffer, uint64_t bytes,
                   struct unstick_error *error)
 {
     int r = usk_os_file_read(file->fd, file->path, offset, buffer, bytes, error);
@@ -284,7 +287,7 @@ int usk_file_read(const struct usk_file *file, uint64_t offset, void *buffer, ui
     return r < 0 ? file_explain(file, r, error) : UNSTICK_OK;
 }
 
-static void file_map(struct usk_file *file)
+static void file_map(struct usk_pin_file *file)
 {
     struct usk_store *store = file->set->store;
     struct unstick_error error;
@@ -299,10 +302,10 @@ static void file_map(struct usk_file *file)
     usk_store_log_refusal(store, file->path, &error);
 }
 
-static void file_init_pieces(struct usk_file *file)
+static void file_init_pieces(struct usk_pin_file *file)
 {
     for (size_t i = 0; i < file->n_pieces; i++) {
-        struct usk_file_piece *piece = &file->pieces[i];
+        struct usk_pin_file_piece *piece = &file->pieces[i];
 
         piece->file = file;
         piece->enter.piece = piece;
@@ -312,7 +315,7 @@ static void file_init_pieces(struct usk_file *file)
     }
 }
 
-int usk_file_open(struct usk_file *file, struct unstick_error *error)
+int usk_pin_file_open(struct usk_pin_file *file, struct unstick_error *error)
 {
     USK_CLEANUP(usk_closep) int fd = -1;
     int r;
@@ -325,7 +328,7 @@ int usk_file_open(struct usk_file *file, struct unstick_error *error)
     r = usk_os_file_id(fd, &file->id, error);
     if (r < 0)
         return r;
-    file->n_pieces = (size_t)usk_div_up(file->id.bytes, USK_PIECE_BYTES);
+    file->n_pieces = (size_t)usk_div_up(file->id.bytes, file->set->store->piece_bytes);
     file->pieces = calloc(usk_max(file->n_pieces, 1), sizeof(file->pieces[0]));
     if (!file->pieces) {
         file->n_pieces = 0;
@@ -340,9 +343,9 @@ int usk_file_open(struct usk_file *file, struct unstick_error *error)
     return UNSTICK_OK;
 }
 
-struct usk_file_piece *usk_file_use(struct usk_file *file, uint64_t offset, uint64_t bytes)
+struct usk_pin_file_piece *usk_pin_file_use(struct usk_pin_file *file, uint64_t offset, uint64_t bytes)
 {
-    struct usk_file_piece *piece = &file->pieces[offset / USK_PIECE_BYTES];
+    struct usk_pin_file_piece *piece = &file->pieces[offset / file->set->store->piece_bytes];
     uint64_t page_bytes = usk_os_page_bytes(), start = offset - offset % page_bytes;
     uint64_t end = usk_div_up(offset + bytes, page_bytes) * page_bytes;
 
@@ -352,15 +355,15 @@ struct usk_file_piece *usk_file_use(struct usk_file *file, uint64_t offset, uint
 }
 
 /* Unregisters, unmaps and closes; no other job of the set runs. */
-static void set_release(struct usk_file_set *set)
+static void set_release(struct usk_pin_file_set *set)
 {
     struct usk_store *store = set->store;
 
     for (size_t i = 0; i < set->n_files; i++) {
-        struct usk_file *file = &set->files[i];
+        struct usk_pin_file *file = &set->files[i];
 
         for (size_t k = 0; k < file->n_pieces; k++) {
-            struct usk_file_piece *piece = &file->pieces[k];
+            struct usk_pin_file_piece *piece = &file->pieces[k];
             struct unstick_error error;
 
             if (!piece->charged_bytes || piece_unregister(piece, &error) >= 0)
@@ -386,10 +389,10 @@ static void set_release(struct usk_file_set *set)
 
 static void set_run_release(struct usk_job *job)
 {
-    set_release((struct usk_file_set *)((char *)job - offsetof(struct usk_file_set, release)));
+    set_release((struct usk_pin_file_set *)((char *)job - offsetof(struct usk_pin_file_set, release)));
 }
 
-int usk_file_set_init(struct usk_file_set *set, struct usk_store *store, const char *const *paths, size_t n_paths,
+int usk_pin_file_set_init(struct usk_pin_file_set *set, struct usk_store *store, const char *const *paths, size_t n_paths,
                       struct unstick_error *error)
 {
     set->store = store;
@@ -399,7 +402,7 @@ int usk_file_set_init(struct usk_file_set *set, struct usk_store *store, const c
     if (!set->files)
         return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "no memory for %zu files", n_paths);
     for (; set->n_files < n_paths; set->n_files++) {
-        struct usk_file *file = &set->files[set->n_files];
+        struct usk_pin_file *file = &set->files[set->n_files];
 
         file->set = set;
         file->fd = -1;
@@ -410,7 +413,7 @@ int usk_file_set_init(struct usk_file_set *set, struct usk_store *store, const c
     return UNSTICK_OK;
 }
 
-void usk_file_set_free(struct usk_file_set *set)
+void usk_pin_file_set_free(struct usk_pin_file_set *set)
 {
     bool is_last;
 
@@ -431,11 +434,11 @@ void usk_file_set_free(struct usk_file_set *set)
 }
 
 /* Calls visit for every job of the set; stops with false at the first that does not please. */
-static bool set_each_job(struct usk_file_set *set, bool (*visit)(struct usk_file_set *set, struct usk_job *job))
+static bool set_each_job(struct usk_pin_file_set *set, bool (*visit)(struct usk_pin_file_set *set, struct usk_job *job))
 {
     for (size_t i = 0; i < set->n_files; i++) {
         for (size_t k = 0; k < set->files[i].n_pieces; k++) {
-            struct usk_file_piece *piece = &set->files[i].pieces[k];
+            struct usk_pin_file_piece *piece = &set->files[i].pieces[k];
 
             if (!visit(set, &piece->enter.job) || !visit(set, &piece->leave.job))
                 return false;
@@ -444,13 +447,13 @@ static bool set_each_job(struct usk_file_set *set, bool (*visit)(struct usk_file
     return visit(set, &set->release);
 }
 
-static bool set_job_is_over(struct usk_file_set *set, struct usk_job *job)
+static bool set_job_is_over(struct usk_pin_file_set *set, struct usk_job *job)
 {
     (void)set;
     return usk_job_is_over(job);
 }
 
-static bool set_job_wait(struct usk_file_set *set, struct usk_job *job)
+static bool set_job_wait(struct usk_pin_file_set *set, struct usk_job *job)
 {
     /* As in block.c: the pool may be gone when its jobs are over. */
     if (!usk_job_is_over(job))
@@ -458,7 +461,7 @@ static bool set_job_wait(struct usk_file_set *set, struct usk_job *job)
     return true;
 }
 
-bool usk_file_set_is_gone(struct usk_file_set *set)
+bool usk_pin_file_set_is_gone(struct usk_pin_file_set *set)
 {
     bool is_released;
 
@@ -468,12 +471,12 @@ bool usk_file_set_is_gone(struct usk_file_set *set)
     return is_released && set_each_job(set, set_job_is_over);
 }
 
-void usk_file_set_wait(struct usk_file_set *set)
+void usk_pin_file_set_wait(struct usk_pin_file_set *set)
 {
     set_each_job(set, set_job_wait);
 }
 
-void usk_file_set_fini(struct usk_file_set *set)
+void usk_pin_file_set_fini(struct usk_pin_file_set *set)
 {
     if (!set->is_released)
         set_release(set);
@@ -484,7 +487,7 @@ void usk_file_set_fini(struct usk_file_set *set)
     free(set->files);
 }
 
-uint64_t usk_file_set_count(const struct usk_file_set *set)
+uint64_t usk_pin_file_set_count(const struct usk_pin_file_set *set)
 {
     uint64_t bytes = 0;
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A buffer is taken by one user at a time and only when it is ready. Buffers are made one after the other, each only
- * when all that there are are taken: two are enough to keep a link busy, the others are for tasks side by side. A
- * buffer that cannot be made is an error only for who would get none otherwise; everybody else waits for one.
+ * A buffer is taken by one user at a time and only when it is ready. Buffers are made one after the other,
+ * each only when all that there are are taken: two are enough to keep a link busy, the others are for tasks
+ * side by side. A buffer that cannot be made is an error only for who would get none otherwise; everybody
+ * else waits for one.
  */
 #include "store/store_private.h"
 

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The store outlives every job that works for it. Arenas and backings are freed by the baton's holder while jobs may
- * still work on them, and a job cannot free what it is embedded in: so what is freed stays on the store's lists, as
- * given up, until its jobs are over. Later calls of the baton's holder sweep the lists, the end of the store waits.
+ * The store outlives every job that works for it. Arenas and backings are freed by the baton's holder while
+ * jobs may still work on them, and a job cannot free what it is embedded in: so what is freed stays on the
+ * store's lists, as given up, until its jobs are over. Later calls of the baton's holder sweep the lists, the
+ * end of the store waits.
  *
- * Waiting has to see the end of chains, in which one job submits the next: a pass over all jobs that finds each of
- * them over proves nothing if one was submitted behind its back. A count of submissions closes the gap. What a stopped
- * pool dropped is over too; its memory is then given back here, so the pool need not be alive any more.
+ * Waiting has to see the end of chains, in which one job submits the next: a pass over all jobs that finds
+ * each of them over proves nothing if one was submitted behind its back. A count of submissions closes the
+ * gap. What a stopped pool dropped is over too; its memory is then given back here, so the pool need not be
+ * alive any more.
  */
 #include <stdlib.h>
 
@@ -33,6 +35,7 @@ int usk_store_new(struct usk_device *dev, struct usk_pool *pool, struct usk_budg
     store->pool = pool;
     store->budget = budget;
     store->granule_bytes = granule_bytes;
+    store->piece_bytes = USK_PIECE_BYTES;
     pthread_mutex_init(&store->lock, NULL);
     store->fill_tail = &store->fill_head;
     store->n_filling_max = (unsigned int)usk_min(USK_BLOCK_SLICES_MAX, usk_pool_threads(pool));
@@ -47,7 +50,7 @@ void usk_store_submit(struct usk_store *store, struct usk_job *job)
     usk_pool_submit(store->pool, job);
 }
 
-static void store_wait(struct usk_store *store)
+void usk_store_wait(struct usk_store *store)
 {
     uint64_t n_before;
 
@@ -64,7 +67,7 @@ void usk_store_free(struct usk_store *store)
 {
     if (!store)
         return;
-    store_wait(store);
+    usk_store_wait(store);
     usk_arena_destroy_all(store);
     usk_backing_destroy_all(store);
     for (unsigned int i = 0; i < USK_RING_MAX; i++)

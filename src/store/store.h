@@ -65,7 +65,7 @@ int usk_arena_new(struct usk_store *store, uint64_t granule_bytes, uint64_t byte
 
 /* Asks for the memory of one granule and takes a hold on it; every success or PENDING is undone by one usk_arena_put().
  * UNSTICK_OK: usable now. UNSTICK_PENDING: ask again with usk_arena_poll(). UNSTICK_HOST_BUDGET, UNSTICK_OUT_OF_HOST_MEMORY:
- * no hold was taken. Starts the next piece ahead of time. */
+ * no hold was taken. Who goes from granule to granule, up or down, has the next two pieces begun ahead of time. */
 int usk_arena_get(struct usk_arena *arena, uint32_t index, struct unstick_error *error);
 /* For a granule that is held: OK, PENDING, or why its memory cannot be had (the hold stays). */
 int usk_arena_poll(struct usk_arena *arena, uint32_t index, struct unstick_error *error);

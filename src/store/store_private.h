@@ -18,16 +18,18 @@ struct usk_store {
     struct usk_pool *pool;
     struct usk_budget *budget;
     uint64_t granule_bytes;
+    uint64_t piece_bytes; /* USK_PIECE_BYTES; tests make it small */
 
-    /* Over the states of blocks and file pieces, what is charged for them, and the queue of blocks to touch. Held for
-     * a few instructions only, never over a call to the device or the system. */
+    /* Over the states of blocks and file pieces, what is charged for them, and the queue of blocks to
+     * touch. Held for a few instructions only, never over a call to the device or the system. */
     pthread_mutex_t lock;
     uint64_t charged_bytes[USK_N_BUDGET_KINDS], leaked_bytes[USK_N_BUDGET_KINDS];
     struct usk_block *fill_head;
     struct usk_block **fill_tail;
     unsigned int n_filling, n_filling_max;
 
-    /* Counts up with every submission: who sees all jobs over and no change meanwhile knows that none runs. */
+    /* Counts up with every submission: who sees all jobs over and no change meanwhile knows that none
+     * runs. */
     atomic_uint_least64_t n_submitted;
     atomic_bool has_logged_refusal;
 
@@ -56,11 +58,13 @@ void usk_store_log_refusal(struct usk_store *store, const char *what, const stru
 
 /* The budget is short: starts giving back what nobody holds. */
 void usk_store_squeeze(struct usk_store *store);
+/* [blocks] Until no job of the store is queued or runs. */
+void usk_store_wait(struct usk_store *store);
 /* Frees the arenas and backings that are given up and whose jobs are over. */
 void usk_store_reap(struct usk_store *store);
 
-/* What store.c needs of the lists. An arena or backing that was given up is freed by _reap() if its jobs are over;
- * by _destroy() in any case, when no job can run any more. */
+/* What store.c needs of the lists. An arena or backing that was given up is freed by _reap() if its jobs
+ * are over; by _destroy() in any case, when no job can run any more. */
 void usk_arena_reap(struct usk_store *store);
 void usk_arena_wait(struct usk_store *store);
 void usk_arena_squeeze(struct usk_store *store);

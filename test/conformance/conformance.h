@@ -47,7 +47,8 @@ int conformance_threads(void);
 int conformance_setup(void **state);
 int conformance_teardown(void **state);
 
-#define conformance_run(_name, _tests) cmocka_run_group_tests_name(_name, _tests, conformance_setup, conformance_teardown)
+#define conformance_run(_name, _tests)                                                                       \
+    cmocka_run_group_tests_name(_name, _tests, conformance_setup, conformance_teardown)
 
 /* Opens `target`; all groups run on it. An argument is a pattern of cases, such as "*ticket*". */
 int conformance_main(const struct conformance *target, int argc, char **argv);

@@ -20,6 +20,7 @@
 #include "device/fault/fault.h"
 #include "device/host/host.h"
 
+#define MIB (UINT64_C(1) << 20)
 #define UNIT (UINT64_C(64) << 10)
 #define TOTAL (UINT64_C(16) << 20)
 
@@ -29,6 +30,7 @@ static struct unstick_error error;
 static unsigned int n_calls, fail_at;
 static bool has_failed;
 static uint64_t available_bytes; /* what the machine has; 0: ask it */
+static uint64_t cgroup_bytes;    /* what our cgroup may take; 0: ask it */
 static const char *refused_path; /* fopen of this fails */
 
 static bool must_fail(void)
@@ -88,6 +90,10 @@ int __wrap_usk_os_memory(struct usk_os_memory *ret_memory, struct unstick_error 
     r = __real_usk_os_memory(ret_memory, e);
     if (r == UNSTICK_OK && available_bytes)
         ret_memory->available_bytes = available_bytes;
+    if (r == UNSTICK_OK && cgroup_bytes) {
+        ret_memory->cgroup_limit_bytes = cgroup_bytes + MIB;
+        ret_memory->cgroup_used_bytes = MIB;
+    }
     return r;
 }
 
@@ -362,6 +368,10 @@ static void test_machine_is_short(void **state)
     OK(usk_host_backed_bytes(dev, &bytes, &error));
     assert_int_equal(bytes, 3 * UNIT);
     available_bytes = 0;
+    cgroup_bytes = 64 * MIB + UNIT;
+    assert_int_equal(dev->ops->create(dev, 2 * UNIT, &handle, &error), UNSTICK_OUT_OF_DEVICE_MEMORY);
+    assert_int_equal(error.available_bytes, UNIT);
+    cgroup_bytes = 0;
     OK(dev->ops->create(dev, UNIT, &handle, &error));
 
     refused_path = "/proc/self/maps";

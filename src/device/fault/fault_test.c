@@ -48,7 +48,7 @@ static int poll_until_over(struct usk_device *dev, uint64_t ticket)
     return r;
 }
 
-/* One call of each op, in the order of the enum; what an op needs was made before. Returns the status of each. */
+/* One call of each op; what an op needs was made before. All work is in one lane: nothing runs beside it. */
 struct rig {
     uint64_t address, spare_address, handle, spare_handle, ticket;
     char memory[64], registered[64]; /* the one is copied from and to, while the other comes and goes */
@@ -92,13 +92,13 @@ static int rig_call(struct rig *rig, struct usk_device *dev, enum usk_fault_op o
     case USK_FAULT_COPY_UP:
         return ops->copy_up(dev, USK_LANE_UP, rig->address + UNIT, rig->memory, 64, &error);
     case USK_FAULT_COPY_DOWN:
-        return ops->copy_down(dev, USK_LANE_DOWN, rig->memory, rig->address + UNIT, 64, &error);
+        return ops->copy_down(dev, USK_LANE_UP, rig->memory, rig->address + UNIT, 64, &error);
     case USK_FAULT_COPY_ACROSS:
         return ops->copy_across(dev, USK_LANE_UP, rig->address + UNIT, rig->address + UNIT + 64, 64, &error);
     case USK_FAULT_FILL:
         return ops->fill(dev, USK_LANE_UP, rig->address + UNIT, 1, 64, &error);
     case USK_FAULT_HASH:
-        return ops->hash(dev, USK_LANE_HASH, rig->address + UNIT, 64, 1, 0, &error);
+        return ops->hash(dev, USK_LANE_UP, rig->address + UNIT, 64, 1, 0, &error);
     case USK_FAULT_ORDER:
         return ops->order(dev, USK_LANE_HASH, USK_LANE_UP, &error);
     case USK_FAULT_MARK:

@@ -143,7 +143,7 @@ static void test_figures(void **state)
     OK(dev->ops->unreserve(dev, address, 16 * UNIT, &error));
 }
 
-/* Ten devices and more, of which the names of some begin alike: each counts its own mappings. */
+/* Names of devices may begin alike: each still counts its own mappings only. */
 static void test_devices_are_apart(void **state)
 {
     struct usk_device *devs[12];
@@ -232,6 +232,27 @@ static void test_stale_numbers(void **state)
     usk_device_drop(dev, ticket);
     INVALID(usk_device_poll(dev, ticket, &error));
     OK(dev->ops->unreserve(dev, address, 4 * UNIT, &error));
+}
+
+/* A ticket given up before it passed gives its place back when it does. */
+static void test_dropped_tickets_cost_nothing(void **state)
+{
+    struct usk_device *dev = *state;
+    uint64_t address, handle, ticket;
+
+    OK(dev->ops->reserve(dev, 16 * UNIT, UNIT, &address, &error));
+    OK(dev->ops->create(dev, 16 * UNIT, &handle, &error));
+    OK(dev->ops->map(dev, address, 16 * UNIT, handle, &error));
+    for (unsigned int i = 0; i < 500; i++) {
+        OK(dev->ops->fill(dev, USK_LANE_UP, address, 1, 16 * UNIT, &error));
+        OK(dev->ops->mark(dev, USK_LANE_UP, &ticket, &error));
+        usk_device_drop(dev, ticket);
+        lane_wait(dev, USK_LANE_UP);
+    }
+    /* The lower half of a ticket is its place. */
+    OK(dev->ops->mark(dev, USK_LANE_UP, &ticket, &error));
+    assert_true((uint32_t)ticket < 16);
+    OK(usk_device_poll(dev, ticket, &error));
 }
 
 static void test_arguments(void **state)
@@ -432,11 +453,12 @@ static void test_random_handles(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_devices_are_apart), /* the first, for its names to begin alike: -1, -10, -11 */
         cmocka_unit_test(test_open),
         cmocka_unit_test_setup_teardown(test_figures, setup, teardown),
-        cmocka_unit_test(test_devices_are_apart),
         cmocka_unit_test(test_close_frees_all),
         cmocka_unit_test_setup_teardown(test_stale_numbers, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_dropped_tickets_cost_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_arguments, setup, teardown),
         cmocka_unit_test_setup_teardown(test_register_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_in_use, setup, teardown),

@@ -48,7 +48,8 @@ static int memory_invalid(struct unstick_error *error, const char *operation, co
 
 static int memory_no_room(struct unstick_error *error, const char *operation)
 {
-    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, operation, "no memory for the tables of the host device");
+    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, operation,
+                         "no memory for the tables of the host device");
 }
 
 static bool memory_is_aligned(const struct usk_host_memory *memory, uint64_t address, uint64_t bytes)
