@@ -15,6 +15,8 @@
  */
 
 uint64_t usk_os_page_bytes(void);
+/* Processors that are online, at least 1. */
+unsigned int usk_os_n_cpus(void);
 
 /* True in a child that was forked from the process that had this id. */
 bool usk_os_is_forked(int pid);

@@ -38,6 +38,13 @@ uint64_t usk_os_page_bytes(void)
     return (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+unsigned int usk_os_n_cpus(void)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+    return n > 0 ? (unsigned int)n : 1;
+}
+
 int usk_os_pid(void)
 {
     return (int)getpid();
@@ -210,22 +217,34 @@ int usk_os_map_anonymous(uint64_t bytes, void **ret_address, struct unstick_erro
     return UNSTICK_OK;
 }
 
+/* One call holds the lock on the address space, and whoever maps something waits: so each call is a bounded bit. */
+#define OS_POPULATE_BYTES (UINT64_C(16) << 20)
+
+static int populate_all(char *address, uint64_t bytes, int advice)
+{
+    for (uint64_t offset = 0; offset < bytes;) {
+        uint64_t n = usk_min(bytes - offset, OS_POPULATE_BYTES);
+
+        if (madvise(address + offset, n, advice) == 0)
+            offset += n;
+        else if (errno != EINTR && errno != EAGAIN)
+            return -1;
+    }
+    return 0;
+}
+
 int usk_os_populate(void *address, uint64_t bytes, struct unstick_error *error)
 {
     volatile char *pages = address;
     uint64_t page_bytes = usk_os_page_bytes();
-    int r;
 
-    do {
-        r = madvise(address, bytes, MADV_POPULATE_WRITE);
-    } while (r < 0 && (errno == EINTR || errno == EAGAIN));
-    if (r == 0)
+    if (populate_all(address, bytes, MADV_POPULATE_WRITE) == 0)
         return UNSTICK_OK;
     if (errno != EINVAL && errno != ENOSYS)
         return usk_error_errno(error, errno, "madvise", "cannot populate %llu bytes", (unsigned long long)bytes);
-    /* Before Linux 5.14: touch each page; a shortage then is the kernel's to settle. */
+    /* Before Linux 5.14: write to each page what it holds; a shortage then is the kernel's to settle. */
     for (uint64_t offset = 0; offset < bytes; offset += page_bytes)
-        pages[offset] = 0;
+        pages[offset] = pages[offset];
     return UNSTICK_OK;
 }
 
@@ -300,13 +319,8 @@ int usk_os_file_map(int fd, uint64_t offset, uint64_t bytes, void **ret_address,
 
 int usk_os_file_populate(void *address, uint64_t bytes, struct unstick_error *error)
 {
-    int r;
-
-    do {
-        r = madvise(address, bytes, MADV_POPULATE_READ);
-    } while (r < 0 && (errno == EINTR || errno == EAGAIN));
     /* EINVAL: before Linux 5.14, where registering faults the pages in, only slower. */
-    if (r < 0 && errno != EINVAL)
+    if (populate_all(address, bytes, MADV_POPULATE_READ) < 0 && errno != EINVAL)
         return usk_error_errno(error, errno, "madvise", "cannot bring %llu bytes of a file into memory",
                                (unsigned long long)bytes);
     return UNSTICK_OK;

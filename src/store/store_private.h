@@ -8,8 +8,8 @@
 #include "store/budget.h"
 #include "store/store.h"
 
-/* The unit of registration: 4 to 5 ms each, so that no thread is away for long. */
-#define USK_PIECE_BYTES (UINT64_C(256) << 20)
+/* The unit of registration: the driver's other calls wait for one that runs, so each is about a millisecond. */
+#define USK_PIECE_BYTES (UINT64_C(64) << 20)
 
 #define USK_RING_MAX 4
 

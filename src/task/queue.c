@@ -17,6 +17,10 @@
 #define QUEUE_POLL_MS 1
 #define QUEUE_IDLE_MS 50
 
+/* Four threads reach the full speed of touching memory; as many again register and read meanwhile. */
+#define CONTEXT_MIN_THREADS 4
+#define CONTEXT_MAX_THREADS 8
+
 void usk_queue_append(struct unstick_task *task)
 {
     struct unstick_context *ctx = task->ctx;
@@ -318,11 +322,16 @@ int unstick_context_start_driver(struct unstick_context *ctx, struct unstick_err
     return r;
 }
 
+static unsigned int context_n_threads(void)
+{
+    return (unsigned int)usk_max(CONTEXT_MIN_THREADS, usk_min(usk_os_n_cpus() / 2, CONTEXT_MAX_THREADS));
+}
+
 int unstick_context_new(const struct unstick_context_options *options, struct unstick_context **ret_ctx,
                         struct unstick_error *error)
 {
     struct unstick_context *ctx;
-    unsigned int n_threads = options && options->n_threads ? options->n_threads : 4;
+    unsigned int n_threads = options && options->n_threads ? options->n_threads : context_n_threads();
     int r;
 
     if (options && (options->size < sizeof(*options) || n_threads > 64))
