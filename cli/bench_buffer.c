@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory for the references: taken from the driver directly, so that a reference runs none of the code that it is held
- * against. One thread steps the context and calls the driver here, and never both at once, which is what the driver's
- * contract asks for.
+ * Memory for the references: taken from the driver directly, so that a reference runs none of the code that
+ * it is held against. One thread steps the context and calls the driver here, and never both at once, which
+ * is what the driver's contract asks for.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +14,8 @@
 
 #define BENCH_WAIT_MS 1
 
-int bench_granule_fill(struct bench *bench, struct bench_buffer *buffer, uint32_t index, struct unstick_error *error)
+int bench_granule_fill(struct bench *bench, struct bench_buffer *buffer, uint32_t index,
+                       struct unstick_error *error)
 {
     const struct usk_device_ops *ops = bench->driver->ops;
     uint64_t address = buffer->address + index * bench->granule_bytes;
@@ -33,7 +34,8 @@ int bench_granule_fill(struct bench *bench, struct bench_buffer *buffer, uint32_
     return UNSTICK_OK;
 }
 
-int bench_granule_empty(struct bench *bench, struct bench_buffer *buffer, uint32_t index, struct unstick_error *error)
+int bench_granule_empty(struct bench *bench, struct bench_buffer *buffer, uint32_t index,
+                        struct unstick_error *error)
 {
     const struct usk_device_ops *ops = bench->driver->ops;
     uint64_t address = buffer->address + index * bench->granule_bytes;
@@ -69,13 +71,15 @@ int bench_buffer_empty(struct bench *bench, struct bench_buffer *buffer, struct 
     return r;
 }
 
-int bench_buffer_new(struct bench *bench, bool is_filled, struct bench_buffer *ret_buffer, struct unstick_error *error)
+int bench_buffer_new(struct bench *bench, bool is_filled, struct bench_buffer *ret_buffer,
+                     struct unstick_error *error)
 {
     struct bench_buffer buffer = { .handles = calloc(bench->n_granules, sizeof(*buffer.handles)) };
     int r;
 
     if (!buffer.handles)
-        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "out of host memory to measure with");
+        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc",
+                             "out of host memory to measure with");
     r = bench->driver->ops->reserve(bench->driver, bench->bytes, bench->driver->caps.granularity_bytes,
                                     &buffer.address, error);
     if (r < 0) {
@@ -103,7 +107,8 @@ void bench_buffer_free(struct bench *bench, struct bench_buffer *buffer)
 }
 
 /* A hold on every granule; they are usable when all have been polled. */
-static int arena_hold(struct bench *bench, struct usk_arena *arena, uint32_t *n_held, struct unstick_error *error)
+static int arena_hold(struct bench *bench, struct usk_arena *arena, uint32_t *n_held,
+                      struct unstick_error *error)
 {
     int r;
 
@@ -129,7 +134,8 @@ int bench_arena_new(struct bench *bench, struct usk_arena **ret_arena, struct un
     uint32_t n_held = 0;
     int r;
 
-    r = usk_arena_new(bench->dev->store, bench->granule_bytes, bench->bytes, UNSTICK_TIER_PINNED, &arena, error);
+    r = usk_arena_new(bench->dev->store, bench->granule_bytes, bench->bytes, UNSTICK_TIER_PINNED, &arena,
+                      error);
     if (r < 0)
         return r;
     r = arena_hold(bench, arena, &n_held, error);

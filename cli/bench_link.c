@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What everything else is built from: copies from and to our pinned memory beside the driver's own, making that memory
- * beside the driver's own allocation, and the hash beside a copy inside the device.
+ * What everything else is built from: copies from and to our pinned memory beside the driver's own, making
+ * that memory beside the driver's own allocation, and the hash beside a copy inside the device.
  */
 #include "base/clock.h"
 #include "base/math.h"
@@ -20,8 +20,8 @@ static double seconds_since(uint64_t started_ns)
 }
 
 /* The driver's own memory, in the same chunks. */
-static int link_copy_allocated(struct bench *bench, struct bench_link *state, enum usk_lane lane, double *ret_s,
-                               struct unstick_error *error)
+static int link_copy_allocated(struct bench *bench, struct bench_link *state, enum usk_lane lane,
+                               double *ret_s, struct unstick_error *error)
 {
     const struct usk_device_ops *ops = bench->driver->ops;
     uint64_t started_ns = usk_clock_now_ns();
@@ -31,9 +31,11 @@ static int link_copy_allocated(struct bench *bench, struct bench_link *state, en
         char *host = (char *)state->allocated + at;
 
         if (lane == USK_LANE_DOWN)
-            r = ops->copy_down(bench->driver, lane, host, state->buffer.address + at, bench->granule_bytes, error);
+            r = ops->copy_down(bench->driver, lane, host, state->buffer.address + at, bench->granule_bytes,
+                               error);
         else
-            r = ops->copy_up(bench->driver, lane, state->buffer.address + at, host, bench->granule_bytes, error);
+            r = ops->copy_up(bench->driver, lane, state->buffer.address + at, host, bench->granule_bytes,
+                             error);
     }
     ended = bench_lane_wait(bench, lane, r == UNSTICK_OK ? error : NULL);
     *ret_s = seconds_since(started_ns);
@@ -113,8 +115,9 @@ static int hash_ours(struct bench *bench, void *state_pointer, double *ret_s, st
     /* The results are not read, so a slot may be written more than once; hashes in a lane run in order. */
     for (uint32_t i = 0; r == UNSTICK_OK && i < bench->n_granules; i += n) {
         n = (uint32_t)usk_min(bench->n_granules - i, n_slots);
-        r = bench->driver->ops->hash(bench->driver, USK_LANE_HASH, state->buffer.address + i * bench->granule_bytes,
-                                     bench->granule_bytes, n, 0, error);
+        r = bench->driver->ops->hash(bench->driver, USK_LANE_HASH,
+                                     state->buffer.address + i * bench->granule_bytes, bench->granule_bytes,
+                                     n, 0, error);
         if (r == UNSTICK_OK && n == n_slots)
             r = bench_lane_wait(bench, USK_LANE_HASH, error);
     }
@@ -123,7 +126,8 @@ static int hash_ours(struct bench *bench, void *state_pointer, double *ret_s, st
     return r < 0 ? r : ended;
 }
 
-static int hash_reference(struct bench *bench, void *state_pointer, double *ret_s, struct unstick_error *error)
+static int hash_reference(struct bench *bench, void *state_pointer, double *ret_s,
+                          struct unstick_error *error)
 {
     struct bench_link *state = state_pointer;
     uint64_t started_ns = usk_clock_now_ns();
@@ -138,20 +142,33 @@ static int hash_reference(struct bench *bench, void *state_pointer, double *ret_
 }
 
 static const struct bench_case case_up = {
-    .name = "link-up", .what = "copy to the device from our pinned memory", .reference = "from the driver's own",
-    .ours = link_up, .theirs = link_up_reference,
+    .name = "link-up",
+    .what = "copy to the device from our pinned memory",
+    .reference = "from the driver's own",
+    .ours = link_up,
+    .theirs = link_up_reference,
 };
 static const struct bench_case case_down = {
-    .name = "link-down", .what = "copy from the device to our pinned memory", .reference = "to the driver's own",
-    .ours = link_down, .theirs = link_down_reference,
+    .name = "link-down",
+    .what = "copy from the device to our pinned memory",
+    .reference = "to the driver's own",
+    .ours = link_down,
+    .theirs = link_down_reference,
 };
 static const struct bench_case case_pin = {
-    .name = "pin", .what = "make pinned memory and touch it", .reference = "the driver's own allocation",
-    .ours = pin_ours, .theirs = pin_reference,
+    .name = "pin",
+    .what = "make pinned memory and touch it",
+    .reference = "the driver's own allocation",
+    .ours = pin_ours,
+    .theirs = pin_reference,
 };
 static const struct bench_case case_hash = {
-    .name = "hash", .what = "hash on the device", .reference = "copy inside the device, read and written",
-    .theirs_per_byte = 2, .ours = hash_ours, .theirs = hash_reference,
+    .name = "hash",
+    .what = "hash on the device",
+    .reference = "copy inside the device, read and written",
+    .theirs_per_byte = 2,
+    .ours = hash_ours,
+    .theirs = hash_reference,
 };
 
 static int link_run_copies(struct bench *bench, struct bench_link *state, struct unstick_error *error)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Loads from a file, and restores from it where it is the backup. The file has no name: it is unlinked as soon as it is
- * made and reached through /proc, so that nothing is left however the run ends.
+ * Loads from a file, and restores from it where it is the backup. The file has no name: it is unlinked as
+ * soon as it is made and reached through /proc, so that nothing is left however the run ends.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -37,11 +37,6 @@ struct bench_load {
     unsigned char *chunk;
 };
 
-static int load_canceled(struct unstick_error *error)
-{
-    return usk_error_set(error, UNSTICK_CANCELED, 0, "bench", "interrupted; what was on the device is released");
-}
-
 /* --- the file --- */
 
 /* Contents that no layer can compress or share. */
@@ -66,7 +61,7 @@ static int file_write(struct bench *bench, struct bench_load *state, struct unst
         ssize_t written;
 
         if (cli_is_interrupted())
-            return load_canceled(error);
+            return cli_error_interrupted(error);
         cli_progress("writing a file to load from");
         chunk_fill(state->chunk, at);
         written = pwrite(state->fd, state->chunk, n, (off_t)at);
@@ -90,7 +85,8 @@ static int file_new(struct bench *bench, struct bench_load *state, struct unstic
 
     state->chunk = malloc(LOAD_CHUNK_BYTES);
     if (!state->chunk)
-        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "malloc", "out of host memory to write a file");
+        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "malloc",
+                             "out of host memory to write a file");
     snprintf(name, sizeof(name), "%s/unstick-bench-XXXXXX", bench->folder);
     state->fd = mkostemp(name, O_CLOEXEC);
     if (state->fd < 0)
@@ -105,7 +101,8 @@ static int file_new(struct bench *bench, struct bench_load *state, struct unstic
     return file_write(bench, state, error);
 }
 
-/* Takes the file out of the page cache. UNSTICK_UNSUPPORTED where it will not go (tmpfs, or the pages are held). */
+/* Takes the file out of the page cache. UNSTICK_UNSUPPORTED where it will not go (tmpfs, or the pages are
+ * held). */
 static int file_cool(struct bench *bench, struct bench_load *state, struct unstick_error *error)
 {
     uint64_t n_pages = usk_div_up(bench->bytes, usk_os_page_bytes()), n_resident = 0;
@@ -125,7 +122,8 @@ static int file_cool(struct bench *bench, struct bench_load *state, struct unsti
     free(pages);
     if (n_resident > n_pages / 20)
         return usk_error_set(error, UNSTICK_UNSUPPORTED, 0, "posix_fadvise",
-                             "the page cache keeps files of %s; choose another folder with --dir", bench->folder);
+                             "the page cache keeps files of %s; choose another folder with --dir",
+                             bench->folder);
     return UNSTICK_OK;
 }
 
@@ -231,7 +229,8 @@ static int reference_up(struct bench *bench, void *state_pointer, double *ret_s,
     return r;
 }
 
-static int reference_cold(struct bench *bench, void *state_pointer, double *ret_s, struct unstick_error *error)
+static int reference_cold(struct bench *bench, void *state_pointer, double *ret_s,
+                          struct unstick_error *error)
 {
     struct bench_load *state = state_pointer;
     uint64_t started_ns;
@@ -253,15 +252,26 @@ static int reference_cold(struct bench *bench, void *state_pointer, double *ret_
 static int load_run_cases(struct bench *bench, struct bench_load *state, struct unstick_error *error)
 {
     const char *up = bench->is_host ? "fallocate, map and memcpy" : "plain driver copy";
-    const struct bench_case warm_pinned = { .name = "load-pinned", .what = "load from the page cache, backup pinned",
-                                            .reference = up, .ours = load_warm, .theirs = reference_up };
-    const struct bench_case warm_file = { .name = "load-file", .what = "load from the page cache, the file as backup",
-                                          .reference = up, .ours = load_warm, .theirs = reference_up };
-    const struct bench_case cold = { .name = "load-cold", .what = "load from the disk",
-                                     .reference = "reading the file alone", .ours = load_cold,
+    const struct bench_case warm_pinned = { .name = "load-pinned",
+                                            .what = "load from the page cache, backup pinned",
+                                            .reference = up,
+                                            .ours = load_warm,
+                                            .theirs = reference_up };
+    const struct bench_case warm_file = { .name = "load-file",
+                                          .what = "load from the page cache, the file as backup",
+                                          .reference = up,
+                                          .ours = load_warm,
+                                          .theirs = reference_up };
+    const struct bench_case cold = { .name = "load-cold",
+                                     .what = "load from the disk",
+                                     .reference = "reading the file alone",
+                                     .ours = load_cold,
                                      .theirs = reference_cold };
-    const struct bench_case restore = { .name = "restore-file", .what = "restore with the file as backup",
-                                        .reference = up, .ours = restore_file, .theirs = reference_up };
+    const struct bench_case restore = { .name = "restore-file",
+                                        .what = "restore with the file as backup",
+                                        .reference = up,
+                                        .ours = restore_file,
+                                        .theirs = reference_up };
     double ignored_s;
     int r;
 

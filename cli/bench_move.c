@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Evictions, restores and the switch between two regions, through the public interface, each from submission to the end
- * of the task. What changes contents between runs is a fill by the device, which the library is not told of: it has to
- * find out.
+ * Evictions, restores and the switch between two regions, through the public interface, each from submission
+ * to the end of the task. What changes contents between runs is a fill by the device, which the library is
+ * not told of: it has to find out.
  */
 #include <string.h>
 
@@ -131,7 +131,8 @@ static int move_time(int (*move)(struct unstick_region *region, struct unstick_e
     return r;
 }
 
-static int evict_unchanged(struct bench *bench, void *state_pointer, double *ret_s, struct unstick_error *error)
+static int evict_unchanged(struct bench *bench, void *state_pointer, double *ret_s,
+                           struct unstick_error *error)
 {
     struct bench_move *state = state_pointer;
     int r = move_restore(state->region, error);
@@ -162,7 +163,8 @@ static int evict_dirty(struct bench *bench, void *state_pointer, double *ret_s, 
     return r < 0 ? r : move_time(move_evict, state->region, ret_s, error);
 }
 
-static int restore_pinned(struct bench *bench, void *state_pointer, double *ret_s, struct unstick_error *error)
+static int restore_pinned(struct bench *bench, void *state_pointer, double *ret_s,
+                          struct unstick_error *error)
 {
     struct bench_move *state = state_pointer;
     int r = move_evict(state->region, error);
@@ -176,7 +178,8 @@ static int switch_ours(struct bench *bench, void *state_pointer, double *ret_s, 
 {
     struct bench_move *state = state_pointer;
     struct unstick_task *leaving, *coming;
-    struct unstick_task_options evict = { .size = sizeof(evict), .tier = UNSTICK_TIER_PINNED,
+    struct unstick_task_options evict = { .size = sizeof(evict),
+                                          .tier = UNSTICK_TIER_PINNED,
                                           .flags = UNSTICK_TASK_HAND_OVER };
     struct unstick_task_options restore = { .size = sizeof(restore), .sources = &leaving, .n_sources = 1 };
     struct unstick_region *region = state->region;
@@ -227,13 +230,25 @@ static int move_run_one_region(struct bench *bench, struct unstick_error *error)
     const char *keep = bench->is_host ? "hash and punch" : "plain driver copy of the same bytes";
     const char *up = bench->is_host ? "fallocate, map and memcpy" : "plain driver copy";
     const struct bench_case cases[] = {
-        { .name = "evict-unchanged", .what = "evict what is as its backup", .reference = keep,
-          .ours = evict_unchanged, .theirs = reference_keep },
-        { .name = "evict-first", .what = "first eviction after a backup", .reference = keep, .ours = evict_first,
+        { .name = "evict-unchanged",
+          .what = "evict what is as its backup",
+          .reference = keep,
+          .ours = evict_unchanged,
           .theirs = reference_keep },
-        { .name = "evict-dirty", .what = "evict what changed everywhere", .reference = down, .ours = evict_dirty,
+        { .name = "evict-first",
+          .what = "first eviction after a backup",
+          .reference = keep,
+          .ours = evict_first,
+          .theirs = reference_keep },
+        { .name = "evict-dirty",
+          .what = "evict what changed everywhere",
+          .reference = down,
+          .ours = evict_dirty,
           .theirs = reference_down },
-        { .name = "restore-pinned", .what = "restore from pinned memory", .reference = up, .ours = restore_pinned,
+        { .name = "restore-pinned",
+          .what = "restore from pinned memory",
+          .reference = up,
+          .ours = restore_pinned,
           .theirs = reference_up },
     };
     struct bench_move state = { 0 };

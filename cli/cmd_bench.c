@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `unstick bench`: ours against a reference, interleaved. Reported are the median and the worst of each side and the
- * ratio of the medians as speeds (above 1: ours is faster). Medians, because a shared machine has runs that say nothing
- * about us; the worst, because users feel it.
+ * `unstick bench`: ours against a reference, interleaved. Reported are the median and the worst of each side
+ * and the ratio of the medians as speeds (above 1: ours is faster). Medians, because a shared machine has
+ * runs that say nothing about us; the worst, because users feel it.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -23,15 +23,17 @@
 #define BENCH_GPU_BYTES (UINT64_C(4) << 30)
 
 static const struct cli_column columns[] = {
-    { "case", -15 }, { "median", 11 }, { "worst", 11 }, { "GB/s", 8 },
-    { "reference", 11 }, { "worst", 11 }, { "ratio", 7 }, { "what, and its reference", 0 },
+    { "case", -15 },     { "median", 11 }, { "worst", 11 }, { "GB/s", 8 },
+    { "reference", 11 }, { "worst", 11 },  { "ratio", 7 },  { "what, and its reference", 0 },
 };
 #define N_COLUMNS (sizeof(columns) / sizeof(columns[0]))
 
 /* For --only; the cases themselves are where they are run. */
 static const char *const names[] = {
-    "link-up", "link-down", "pin", "hash", "load-pinned", "load-file", "load-cold", "restore-file",
-    "evict-unchanged", "evict-first", "evict-dirty", "restore-pinned", "switch",
+    "link-up",         "link-down",   "pin",         "hash",
+    "load-pinned",     "load-file",   "load-cold",   "restore-file",
+    "evict-unchanged", "evict-first", "evict-dirty", "restore-pinned",
+    "switch",
 };
 #define N_NAMES (sizeof(names) / sizeof(names[0]))
 
@@ -71,14 +73,14 @@ static json_t *json_from_series(const struct series *series, uint64_t n, double 
 
     for (uint64_t i = 0; i < n; i++)
         json_array_append_new(samples, json_real(series->seconds[i] * 1e3));
-    return json_pack("{s:f, s:f, s:f, s:o}", "median_ms", series->median_s * 1e3, "worst_ms", series->worst_s * 1e3,
-                     "gb_per_s", gb_per_s, "samples_ms", samples);
+    return json_pack("{s:f, s:f, s:f, s:o}", "median_ms", series->median_s * 1e3, "worst_ms",
+                     series->worst_s * 1e3, "gb_per_s", gb_per_s, "samples_ms", samples);
 }
 
 static void bench_report(struct bench *bench, const struct bench_case *bench_case, const struct series *ours,
                          const struct series *theirs)
 {
-    double gb_per_s = series_gb_per_s(ours, bench->bytes, bench_case->ours_per_byte);
+    double gb_per_s = series_gb_per_s(ours, bench->bytes, 1);
     double reference = series_gb_per_s(theirs, bench->bytes, bench_case->theirs_per_byte);
     char cells[N_COLUMNS - 2][32], what[160];
 
@@ -87,10 +89,10 @@ static void bench_report(struct bench *bench, const struct bench_case *bench_cas
         json_t *other = json_from_series(theirs, bench->n_runs, reference);
 
         json_object_set_new(other, "what", json_string(bench_case->reference));
-        json_array_append_new(bench->results, json_pack("{s:s, s:s, s:I, s:o, s:o, s:f}", "case",
-                                                        bench_case->name, "what", bench_case->what, "bytes",
-                                                        (json_int_t)bench->bytes, "ours", result, "reference",
-                                                        other, "ratio", gb_per_s / reference));
+        json_array_append_new(bench->results,
+                              json_pack("{s:s, s:s, s:I, s:o, s:o, s:f}", "case", bench_case->name, "what",
+                                        bench_case->what, "bytes", (json_int_t)bench->bytes, "ours", result,
+                                        "reference", other, "ratio", gb_per_s / reference));
         return;
     }
     snprintf(cells[0], sizeof(cells[0]), "%.2f ms", ours->median_s * 1e3);
@@ -100,8 +102,9 @@ static void bench_report(struct bench *bench, const struct bench_case *bench_cas
     snprintf(cells[4], sizeof(cells[4]), "%.2f ms", theirs->worst_s * 1e3);
     snprintf(cells[5], sizeof(cells[5]), "%.2f", gb_per_s / reference);
     snprintf(what, sizeof(what), "%s / %s", bench_case->what, bench_case->reference);
-    cli_table_row(columns, N_COLUMNS, (const char *[N_COLUMNS]){ bench_case->name, cells[0], cells[1], cells[2],
-                                                                 cells[3], cells[4], cells[5], what });
+    cli_table_row(columns, N_COLUMNS,
+                  (const char *[N_COLUMNS]){ bench_case->name, cells[0], cells[1], cells[2], cells[3],
+                                             cells[4], cells[5], what });
 }
 
 void bench_skip(struct bench *bench, const struct bench_case *bench_case, const char *reason)
@@ -132,8 +135,8 @@ bool bench_is_wanted(const struct bench *bench, const char *name)
 }
 
 /* The sides alternate, and so does who begins: what one leaves in the caches meets the other as often. */
-static int bench_measure(struct bench *bench, const struct bench_case *bench_case, void *state, struct series *ours,
-                         struct series *theirs, struct unstick_error *error)
+static int bench_measure(struct bench *bench, const struct bench_case *bench_case, void *state,
+                         struct series *ours, struct series *theirs, struct unstick_error *error)
 {
     int r = UNSTICK_OK;
 
@@ -143,8 +146,7 @@ static int bench_measure(struct bench *bench, const struct bench_case *bench_cas
             bool is_ours = side == i % 2;
 
             if (cli_is_interrupted())
-                return usk_error_set(error, UNSTICK_CANCELED, 0, "bench", "interrupted; what was on the device is "
-                                                                          "released");
+                return cli_error_interrupted(error);
             r = is_ours ? bench_case->ours(bench, state, &ours->seconds[i], error)
                         : bench_case->theirs(bench, state, &theirs->seconds[i], error);
         }
@@ -152,7 +154,8 @@ static int bench_measure(struct bench *bench, const struct bench_case *bench_cas
     return r;
 }
 
-int bench_case_run(struct bench *bench, const struct bench_case *bench_case, void *state, struct unstick_error *error)
+int bench_case_run(struct bench *bench, const struct bench_case *bench_case, void *state,
+                   struct unstick_error *error)
 {
     double *samples = NULL;
     struct series ours, theirs;
@@ -163,7 +166,8 @@ int bench_case_run(struct bench *bench, const struct bench_case *bench_case, voi
         return UNSTICK_OK;
     samples = calloc(bench->n_runs * 3, sizeof(*samples));
     if (!samples)
-        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "out of host memory for the samples");
+        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc",
+                             "out of host memory for the samples");
     ours.seconds = samples;
     theirs.seconds = samples + bench->n_runs;
     r = bench_measure(bench, bench_case, state, &ours, &theirs, &why);
@@ -182,7 +186,8 @@ int bench_case_run(struct bench *bench, const struct bench_case *bench_case, voi
     return r;
 }
 
-/* How much of the device there is to measure with: two regions and two buffers fit, and a backup of each region. */
+/* How much of the device there is to measure with: two regions and two buffers fit, and a backup of each
+ * region. */
 static uint64_t bench_pick_bytes(const struct unstick_device_info *info)
 {
     uint64_t room = (info->total_bytes - usk_min(info->total_bytes, info->used_bytes)) / 4;
@@ -262,10 +267,11 @@ static void bench_finish(const struct bench *bench, const struct unstick_device_
         printf("\nlongest step: %.3f ms\n", longest_ms);
         return;
     }
-    cli_json_print(json_pack("{s:{s:s, s:s, s:I, s:I}, s:I, s:I, s:f, s:o}", "device", "name", info->name, "kind",
-                             info->kind, "total_bytes", (json_int_t)info->total_bytes, "granule_bytes",
-                             (json_int_t)info->granule_bytes, "bytes", (json_int_t)bench->bytes, "runs",
-                             (json_int_t)bench->n_runs, "longest_step_ms", longest_ms, "results", bench->results));
+    cli_json_print(json_pack("{s:{s:s, s:s, s:I, s:I}, s:I, s:I, s:f, s:o}", "device", "name", info->name,
+                             "kind", info->kind, "total_bytes", (json_int_t)info->total_bytes,
+                             "granule_bytes", (json_int_t)info->granule_bytes, "bytes",
+                             (json_int_t)bench->bytes, "runs", (json_int_t)bench->n_runs, "longest_step_ms",
+                             longest_ms, "results", bench->results));
 }
 
 static bool bench_check_names(const char *only)
@@ -276,7 +282,8 @@ static bool bench_check_names(const char *only)
         while (i < N_NAMES && (strlen(names[i]) != length || strncmp(p, names[i], length)))
             i++;
         if (i == N_NAMES) {
-            cli_fail_usage("--only: there is no case '%.*s'; a run without --only lists them", (int)length, p);
+            cli_fail_usage("--only: there is no case '%.*s'; a run without --only lists them", (int)length,
+                           p);
             return false;
         }
     }
@@ -291,20 +298,28 @@ int cmd_bench(int argc, char **argv)
     uint64_t granule_bytes = 0, bytes = 0;
     const struct cli_option table[] = {
         { "device", "DEVICE", "as for replay", CLI_TEXT, &bench.spec, NULL, 0, 0 },
-        { "size", "SIZE", "what is moved, rounded down to granules; by default 4 GiB on a GPU and\n"
-                          "64 MiB on a host device, or less where memory is short", CLI_SIZE, &bytes, NULL, 1, 0 },
-        { "granule", "SIZE", "unit of residency; 0: the device's default", CLI_SIZE, &granule_bytes, NULL, 0, 0 },
+        { "size", "SIZE",
+          "what is moved, rounded down to granules; by default 4 GiB on a GPU and\n"
+          "64 MiB on a host device, or less where memory is short",
+          CLI_SIZE, &bytes, NULL, 1, 0 },
+        { "granule", "SIZE", "unit of residency; 0: the device's default", CLI_SIZE, &granule_bytes, NULL, 0,
+          0 },
         { "runs", "N", "runs per case and side, at least 20", CLI_COUNT, &bench.n_runs, NULL, 20, 100000 },
-        { "only", "CASES", "names of cases with commas between, such as pin,hash", CLI_TEXT, &bench.only, NULL, 0, 0 },
-        { "dir", "DIR", "where the file is made that is loaded; by default $TMPDIR or /tmp", CLI_TEXT, &folder, NULL,
-          0, 0 },
+        { "only", "CASES", "names of cases with commas between, such as pin,hash", CLI_TEXT, &bench.only,
+          NULL, 0, 0 },
+        { "dir", "DIR", "where the file is made that is loaded; by default $TMPDIR or /tmp", CLI_TEXT,
+          &folder, NULL, 0, 0 },
     };
     const struct cli_usage usage = {
         .verb = "bench",
-        .about = "Measures link, pinning, load, evict, restore, switch and hash, each beside a reference that does the\n"
-                 "least a program must do to move the same bytes, run by run: a plain driver copy on one stream from\n"
-                 "the same kind of memory, with no mapping. On a host device the reference is allocation, mapping and\n"
-                 "memcpy on fresh pages, and memcpy, hash and hole punching. The ratio is that of the speeds.",
+        .about =
+            "Measures link, pinning, load, evict, restore, switch and hash, each beside a reference that "
+            "does the\n"
+            "least a program must do to move the same bytes, run by run: a plain driver copy on one stream "
+            "from\n"
+            "the same kind of memory, with no mapping. On a host device the reference is allocation, mapping "
+            "and\n"
+            "memcpy on fresh pages, and memcpy, hash and hole punching. The ratio is that of the speeds.",
         .options = table,
         .n_options = sizeof(table) / sizeof(table[0]),
     };
@@ -324,7 +339,8 @@ int cmd_bench(int argc, char **argv)
         if (cli_is_json()) {
             bench.results = json_array();
         } else {
-            printf("%s, %s, %" PRIu64 " runs\n\n", info.name, usk_size_format(size, bench.bytes), bench.n_runs);
+            printf("%s, %s, %" PRIu64 " runs\n\n", info.name, usk_size_format(size, bench.bytes),
+                   bench.n_runs);
             cli_table_head(columns, N_COLUMNS);
         }
         r = bench_run(&bench, &error);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `unstick demo`: the main job on made models, anywhere. It looks at what there is (device, host memory, disk) and
- * makes two models that fit, a device limit with room for one of them, and a workload; the rest is what replay does.
+ * `unstick demo`: the main job on made models, anywhere. It looks at what there is (device, host memory,
+ * disk) and makes two models that fit, a device limit with room for one of them, and a workload; the rest is
+ * what replay does.
  *
- * Its files live in one folder that is locked while the demo runs. The folder goes on every way out; if the process is
- * killed, the lock goes with it, and the next demo removes what is not locked.
+ * Its files live in one folder that is locked while the demo runs. The folder goes on every way out; if the
+ * process is killed, the lock goes with it, and the next demo removes what is not locked.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -43,17 +44,17 @@ static const struct {
 } demo_models[DEMO_N_MODELS] = { { "8-bit", USK_FLUX_INT8 }, { "4-bit", USK_FLUX_NF4 } };
 
 struct demo {
-    const char *parent;      /* where the folder is made */
-    char folder[512];        /* empty: not made */
+    const char *parent; /* where the folder is made */
+    char folder[512];   /* empty: not made */
     int lock_fd;
     bool is_full, is_kept;
     struct unstick_device_info device;
-    uint64_t host_bytes;     /* budget for backups */
+    uint64_t host_bytes;      /* budget for backups */
     uint64_t available_bytes; /* of the machine's memory */
     uint64_t disk_bytes;
     uint64_t scale;
     uint64_t model_bytes[DEMO_N_MODELS]; /* in regions */
-    uint64_t total_bytes;    /* of both, on disk too */
+    uint64_t total_bytes;                /* of both, on disk too */
 };
 
 /* --- the folder --- */
@@ -110,8 +111,8 @@ static int demo_make_folder(struct demo *demo, struct unstick_error *error)
         int native = n >= (int)sizeof(demo->folder) ? ENAMETOOLONG : errno;
 
         demo->folder[0] = 0;
-        return usk_error_errno(error, native, "mkdtemp", "cannot make a folder in %.200s; choose another one with --dir",
-                               demo->parent);
+        return usk_error_errno(error, native, "mkdtemp",
+                               "cannot make a folder in %.200s; choose another one with --dir", demo->parent);
     }
     demo->lock_fd = open(demo->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (demo->lock_fd < 0 || flock(demo->lock_fd, LOCK_EX | LOCK_NB) < 0)
@@ -157,9 +158,9 @@ static int demo_look(struct demo *demo, const char *spec, struct unstick_error *
     demo->host_bytes = context.host_limit_bytes;
     demo->available_bytes = memory.available_bytes;
     if (memory.cgroup_limit_bytes != UINT64_MAX)
-        demo->available_bytes =
-            usk_min(demo->available_bytes,
-                    memory.cgroup_limit_bytes - usk_min(memory.cgroup_limit_bytes, memory.cgroup_used_bytes));
+        demo->available_bytes = usk_min(demo->available_bytes,
+                                        memory.cgroup_limit_bytes -
+                                            usk_min(memory.cgroup_limit_bytes, memory.cgroup_used_bytes));
     if (statvfs(demo->parent, &disk) < 0)
         return usk_error_errno(error, errno, "statvfs", "cannot look at %s; choose another folder with --dir",
                                demo->parent);
@@ -192,9 +193,11 @@ static int demo_measure(struct demo *demo, uint64_t scale, struct unstick_error 
 }
 
 /* What is too small for the models as measured; NULL: they fit. */
-static const char *demo_find_shortage(const struct demo *demo, uint64_t *ret_required, uint64_t *ret_available)
+static const char *demo_find_shortage(const struct demo *demo, uint64_t *ret_required,
+                                      uint64_t *ret_available)
 {
-    uint64_t device_bytes = demo->device.total_bytes - usk_min(demo->device.total_bytes, demo->device.used_bytes);
+    uint64_t device_bytes = demo->device.total_bytes -
+                            usk_min(demo->device.total_bytes, demo->device.used_bytes);
     uint64_t memory_bytes = demo->total_bytes + DEMO_SPARE_BYTES;
 
     *ret_required = demo->model_bytes[0];
@@ -249,8 +252,8 @@ static bool demo_show_progress(void *userdata, const struct usk_flux_progress *p
 {
     char done[USK_SIZE_TEXT_MAX], total[USK_SIZE_TEXT_MAX];
 
-    cli_progress("writing the %s model: %s of %s", (const char *)userdata, usk_size_format(done, progress->done_bytes),
-                 usk_size_format(total, progress->total_bytes));
+    cli_progress("writing the %s model: %s of %s", (const char *)userdata,
+                 usk_size_format(done, progress->done_bytes), usk_size_format(total, progress->total_bytes));
     return !cli_is_interrupted();
 }
 
@@ -261,8 +264,11 @@ static int demo_write_models(struct demo *demo, struct workload *workload, struc
     for (size_t i = 0; r == UNSTICK_OK && i < DEMO_N_MODELS; i++) {
         /* The writer's progress has a userdata that is not const. */
         USK_CLEANUP(usk_freep) char *quantization = strdup(demo_models[i].quantization);
-        struct usk_flux_options options = { .variant = USK_FLUX_DEV, .quant = demo_models[i].quant,
-                                            .scale = demo->scale, .seed = i + 1, .progress = demo_show_progress,
+        struct usk_flux_options options = { .variant = USK_FLUX_DEV,
+                                            .quant = demo_models[i].quant,
+                                            .scale = demo->scale,
+                                            .seed = i + 1,
+                                            .progress = demo_show_progress,
                                             .userdata = quantization };
         struct usk_flux_report report;
         char path[600];
@@ -278,10 +284,11 @@ static int demo_write_models(struct demo *demo, struct workload *workload, struc
     return r;
 }
 
-static int demo_prepare(struct demo *demo, const char *spec, struct workload *workload, struct unstick_error *error)
+static int demo_prepare(struct demo *demo, const char *spec, struct workload *workload,
+                        struct unstick_error *error)
 {
-    static const char *const requests[] = { "flux-dev_8-bit", "flux-dev_4-bit", "flux-dev_8-bit", "flux-dev_4-bit",
-                                            "flux-dev_8-bit" };
+    static const char *const requests[] = { "flux-dev_8-bit", "flux-dev_4-bit", "flux-dev_8-bit",
+                                            "flux-dev_4-bit", "flux-dev_8-bit" };
     int r;
 
     r = demo_look(demo, spec, error);
@@ -315,18 +322,22 @@ int cmd_demo(int argc, char **argv)
     const char *device = "auto", *temporary = getenv("TMPDIR");
     struct demo demo = { .parent = temporary && *temporary ? temporary : "/tmp", .lock_fd = -1 };
     const struct cli_option table[] = {
-        { "full", NULL, "models of full size: about 30 GB of disk, 19 GB on the device", CLI_FLAG, &demo.is_full, NULL,
-          0, 0 },
+        { "full", NULL, "models of full size: about 30 GB of disk, 19 GB on the device", CLI_FLAG,
+          &demo.is_full, NULL, 0, 0 },
         { "keep", NULL, "keep the models that were made", CLI_FLAG, &demo.is_kept, NULL, 0, 0 },
-        { "dir", "DIR", "where they are made; by default $TMPDIR or /tmp", CLI_TEXT, &demo.parent, NULL, 0, 0 },
+        { "dir", "DIR", "where they are made; by default $TMPDIR or /tmp", CLI_TEXT, &demo.parent, NULL, 0,
+          0 },
         { "device", "DEVICE", "as for replay", CLI_TEXT, &device, NULL, 0, 0 },
     };
     const struct cli_usage usage = {
         .verb = "demo",
-        .about = "Shows the main job on made models, on a GPU or without one: an 8-bit and a 4-bit FLUX-shaped\n"
-                 "checkpoint, a device with room for one of them, and requests for 8-bit, 4-bit, 8-bit, 4-bit, 8-bit.\n"
-                 "Each switch is timed and every byte verified; the models are removed at the end. They take at most\n"
-                 "1 GB, less where device, memory or disk are short.",
+        .about =
+            "Shows the main job on made models, on a GPU or without one: an 8-bit and a 4-bit FLUX-shaped\n"
+            "checkpoint, a device with room for one of them, and requests for 8-bit, 4-bit, 8-bit, 4-bit, "
+            "8-bit.\n"
+            "Each switch is timed and every byte verified; the models are removed at the end. They take at "
+            "most\n"
+            "1 GB, less where device, memory or disk are short.",
         .options = table,
         .n_options = sizeof(table) / sizeof(table[0]),
     };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `unstick doctor`: what this machine can do, and what to change. It only looks: no CUDA context is created, nothing is
- * allocated, so it can run beside a full GPU. A thing that is missing is not a failure; a thing that is there and does
- * not work is.
+ * `unstick doctor`: what this machine can do, and what to change. It only looks: no CUDA context is created,
+ * nothing is allocated, so it can run beside a full GPU. A thing that is missing is not a failure; a thing
+ * that is there and does not work is.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -41,8 +41,9 @@ static void doctor_check_system(struct doctor *doctor)
 {
     const struct usk_system *system = &doctor->system;
 
-    doctor_add(doctor, DOCTOR_OK, "system", NULL, "%s, kernel %s, %s%s%s", system->os, system->kernel, system->machine,
-               system->is_container ? ", in a container" : "", system->is_wsl ? ", WSL2" : "");
+    doctor_add(doctor, DOCTOR_OK, "system", NULL, "%s, kernel %s, %s%s%s", system->os, system->kernel,
+               system->machine, system->is_container ? ", in a container" : "",
+               system->is_wsl ? ", WSL2" : "");
     if (system->is_wsl)
         doctor_add(doctor, DOCTOR_WARN, "wsl", "for the last tenths of speed run Linux itself",
                    "the Windows driver pages GPU memory on its own and does not tell which process holds it");
@@ -51,7 +52,8 @@ static void doctor_check_system(struct doctor *doctor)
 
 static void doctor_check_memory(struct doctor *doctor)
 {
-    char total[USK_SIZE_TEXT_MAX], available[USK_SIZE_TEXT_MAX], limit[USK_SIZE_TEXT_MAX], used[USK_SIZE_TEXT_MAX];
+    char total[USK_SIZE_TEXT_MAX], available[USK_SIZE_TEXT_MAX], limit[USK_SIZE_TEXT_MAX],
+        used[USK_SIZE_TEXT_MAX];
     struct usk_os_memory memory;
     struct unstick_error error;
 
@@ -59,14 +61,18 @@ static void doctor_check_memory(struct doctor *doctor)
         doctor_add(doctor, DOCTOR_FAIL, "memory", "mount /proc", "%s", error.text);
         return;
     }
-    doctor_add(doctor, DOCTOR_OK, "memory", NULL, "%s, %s available", usk_size_format(total, memory.total_bytes),
+    doctor_add(doctor, DOCTOR_OK, "memory", NULL, "%s, %s available",
+               usk_size_format(total, memory.total_bytes),
                usk_size_format(available, memory.available_bytes));
     if (memory.cgroup_limit_bytes < memory.total_bytes) {
-        bool is_tight = memory.cgroup_limit_bytes - usk_min(memory.cgroup_limit_bytes, memory.cgroup_used_bytes) <
+        bool is_tight = memory.cgroup_limit_bytes -
+                            usk_min(memory.cgroup_limit_bytes, memory.cgroup_used_bytes) <
                         memory.available_bytes / 2;
 
         doctor_add(doctor, is_tight ? DOCTOR_WARN : DOCTOR_OK, "cgroup",
-                   is_tight ? "raise memory.max (docker run --memory=...): backups in host memory count against it" : NULL,
+                   is_tight
+                       ? "raise memory.max (docker run --memory=...): backups in host memory count against it"
+                       : NULL,
                    "version 2, limited to %s, %s in use", usk_size_format(limit, memory.cgroup_limit_bytes),
                    usk_size_format(used, memory.cgroup_used_bytes));
     } else {
@@ -82,8 +88,9 @@ static void doctor_check_limits(struct doctor *doctor)
     char bytes[USK_SIZE_TEXT_MAX];
 
     if (!system->huge_pages[0])
-        doctor_add(doctor, DOCTOR_WARN, "huge pages", NULL,
-                   "the kernel has no transparent huge pages: pinning host memory takes several times as long");
+        doctor_add(
+            doctor, DOCTOR_WARN, "huge pages", NULL,
+            "the kernel has no transparent huge pages: pinning host memory takes several times as long");
     else if (!strcmp(system->huge_pages, "never"))
         doctor_add(doctor, DOCTOR_WARN, "huge pages",
                    "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled (as root)",
@@ -93,7 +100,8 @@ static void doctor_check_limits(struct doctor *doctor)
     if (system->memlock_bytes == UINT64_MAX)
         doctor_add(doctor, DOCTOR_OK, "memlock", NULL, "no limit");
     else
-        doctor_add(doctor, DOCTOR_OK, "memlock", NULL, "limit %s; memory pinned by the CUDA driver does not count",
+        doctor_add(doctor, DOCTOR_OK, "memlock", NULL,
+                   "limit %s; memory pinned by the CUDA driver does not count",
                    usk_size_format(bytes, system->memlock_bytes));
 }
 
@@ -112,7 +120,8 @@ static bool setting_is_there(const char *settings, const char *name)
 
 static void doctor_check_torch(struct doctor *doctor)
 {
-    static const char *const names[] = { "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF" };
+    static const char *const names[] = { "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF",
+                                         "PYTORCH_ALLOC_CONF" };
     const char *settings = NULL, *name = names[0];
 
     /* The first one that is set wins; before torch 2.10 only the first name counts. */
@@ -122,7 +131,9 @@ static void doctor_check_torch(struct doctor *doctor)
     }
     if (!settings)
         doctor_add(doctor, doctor->has_gpu ? DOCTOR_WARN : DOCTOR_OK, "torch settings",
-                   doctor->has_gpu ? "export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True before torch starts" : NULL,
+                   doctor->has_gpu
+                       ? "export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True before torch starts"
+                       : NULL,
                    "%s is not set", name);
     else if (setting_is_there(settings, "max_split_size_mb"))
         doctor_add(doctor, DOCTOR_WARN, "torch settings",
@@ -130,11 +141,12 @@ static void doctor_check_torch(struct doctor *doctor)
                    "%s=%.300s", name, settings);
     else if (!strstr(settings, "expandable_segments:True"))
         doctor_add(doctor, DOCTOR_WARN, "torch settings",
-                   "add expandable_segments:True: without it torch cannot give freed memory back", "%s=%.300s", name,
-                   settings);
+                   "add expandable_segments:True: without it torch cannot give freed memory back",
+                   "%s=%.300s", name, settings);
     else if (name != names[0])
         doctor_add(doctor, DOCTOR_WARN, "torch settings",
-                   "before torch 2.10 only PYTORCH_CUDA_ALLOC_CONF counts: set both", "%s=%.300s", name, settings);
+                   "before torch 2.10 only PYTORCH_CUDA_ALLOC_CONF counts: set both", "%s=%.300s", name,
+                   settings);
     else
         doctor_add(doctor, DOCTOR_OK, "torch settings", NULL, "%s=%.300s", name, settings);
 }
@@ -143,8 +155,10 @@ int cmd_doctor(int argc, char **argv)
 {
     static const struct cli_usage usage = {
         .verb = "doctor",
-        .about = "Says what this machine can do and what to change: system, memory and its limits, the NVIDIA driver and\n"
-                 "its devices, torch's allocator settings. Creates no CUDA context and changes nothing. Fails (1) if\n"
+        .about = "Says what this machine can do and what to change: system, memory and its limits, the "
+                 "NVIDIA driver and\n"
+                 "its devices, torch's allocator settings. Creates no CUDA context and changes nothing. "
+                 "Fails (1) if\n"
                  "something that is there does not work; a machine without a GPU is fine.",
     };
     struct doctor doctor = { 0 };

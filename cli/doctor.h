@@ -16,7 +16,7 @@ enum doctor_level {
 
 struct doctor {
     struct usk_system system;
-    json_t *checks;     /* NULL: lines are printed */
+    json_t *checks; /* NULL: lines are printed */
     bool has_failed;
     bool has_gpu;
 };

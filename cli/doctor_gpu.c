@@ -38,11 +38,13 @@ static void gpu_check_files(struct doctor *doctor)
     if (n_bad)
         doctor_add(doctor, DOCTOR_FAIL, "device files",
                    "give this user read and write access (group video or render, or the container's devices)",
-                   "%zu of %zu cannot be opened, such as %s: %s", n_bad, found.gl_pathc, bad, strerror(EACCES));
+                   "%zu of %zu cannot be opened, such as %s: %s", n_bad, found.gl_pathc, bad,
+                   strerror(EACCES));
     else
         doctor_add(doctor, DOCTOR_OK, "device files", NULL, "%zu, accessible", found.gl_pathc);
     if (access("/dev/nvidiactl", F_OK) == 0 && access("/dev/nvidia-uvm", F_OK) < 0)
-        doctor_add(doctor, DOCTOR_FAIL, "device files", "run nvidia-modprobe -u -c 0, or give the container that device",
+        doctor_add(doctor, DOCTOR_FAIL, "device files",
+                   "run nvidia-modprobe -u -c 0, or give the container that device",
                    "/dev/nvidia-uvm is missing: CUDA cannot start");
     globfree(&found);
 }
@@ -55,14 +57,17 @@ static void gpu_check_one(struct doctor *doctor, unsigned int ordinal)
 
     snprintf(name, sizeof(name), "cuda:%u", ordinal);
     if (usk_cuda_device_info(ordinal, &info, &error) < 0) {
-        doctor_add(doctor, DOCTOR_FAIL, name, "look into the kernel's log (dmesg) for Xid lines", "%s", error.text);
+        doctor_add(doctor, DOCTOR_FAIL, name, "look into the kernel's log (dmesg) for Xid lines", "%s",
+                   error.text);
         return;
     }
-    doctor_add(doctor, DOCTOR_OK, name, NULL, "%s, %s, %s, compute capability %d.%d%s%s", info.name, info.uuid,
-               usk_size_format(size, info.total_bytes), info.compute_major, info.compute_minor,
-               strncmp(info.uuid, "MIG-", 4) ? "" : ", a MIG slice", info.is_integrated ? ", integrated" : "");
+    doctor_add(doctor, DOCTOR_OK, name, NULL, "%s, %s, %s, compute capability %d.%d%s%s", info.name,
+               info.uuid, usk_size_format(size, info.total_bytes), info.compute_major, info.compute_minor,
+               strncmp(info.uuid, "MIG-", 4) ? "" : ", a MIG slice",
+               info.is_integrated ? ", integrated" : "");
     if (info.compute_mode == GPU_PROHIBITED)
-        doctor_add(doctor, DOCTOR_FAIL, name, "nvidia-smi -c DEFAULT (as root)", "its compute mode forbids CUDA");
+        doctor_add(doctor, DOCTOR_FAIL, name, "nvidia-smi -c DEFAULT (as root)",
+                   "its compute mode forbids CUDA");
     else if (info.compute_mode == GPU_EXCLUSIVE)
         doctor_add(doctor, DOCTOR_WARN, name, "nvidia-smi -c DEFAULT (as root), if processes are to share it",
                    "its compute mode lets one process in at a time");
@@ -70,12 +75,14 @@ static void gpu_check_one(struct doctor *doctor, unsigned int ordinal)
         doctor_add(doctor, DOCTOR_FAIL, name, "choose another GPU, or run without this virtualization",
                    "no virtual memory management: memory cannot leave under a live address");
     if (!info.can_register)
-        doctor_add(doctor, DOCTOR_WARN, name, NULL, "host memory cannot be pinned: copies go through a ring, at half speed");
+        doctor_add(doctor, DOCTOR_WARN, name, NULL,
+                   "host memory cannot be pinned: copies go through a ring, at half speed");
     else if (!info.can_register_file)
         doctor_add(doctor, DOCTOR_WARN, name, NULL,
                    "files cannot be pinned: the file tier (--backup file) reads through a ring");
     else if (info.can_map)
-        doctor_add(doctor, DOCTOR_OK, name, NULL, "virtual memory management, pinned host memory and pinned files");
+        doctor_add(doctor, DOCTOR_OK, name, NULL,
+                   "virtual memory management, pinned host memory and pinned files");
 }
 
 static void gpu_check_driver(struct doctor *doctor)
@@ -91,8 +98,8 @@ static void gpu_check_driver(struct doctor *doctor)
         return;
     }
     if (r < 0) {
-        doctor_add(doctor, DOCTOR_FAIL, "driver", "install driver 470 or newer; after an update, reboot", "%s",
-                   error.text);
+        doctor_add(doctor, DOCTOR_FAIL, "driver", "install driver 470 or newer; after an update, reboot",
+                   "%s", error.text);
         return;
     }
     /* CUDA 13.0 is 13000 in the driver's own numbers. */
@@ -125,7 +132,9 @@ static void gpu_check_nvml(struct doctor *doctor)
 
     if (usk_nvml_open(NULL, &nvml, &error) < 0) {
         doctor_add(doctor, doctor->has_gpu ? DOCTOR_WARN : DOCTOR_OK, "nvml",
-                   doctor->has_gpu ? "give the container the driver's utility capability, to see who holds memory" : NULL,
+                   doctor->has_gpu
+                       ? "give the container the driver's utility capability, to see who holds memory"
+                       : NULL,
                    "%s", error.text);
         return;
     }

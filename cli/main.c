@@ -2,12 +2,13 @@
 /*
  * The command line. What holds for every verb is kept here and in output.c:
  *
- *   - the exit code is 0 (done), 1 (failed), 2 (wrong usage), or 128 + the number of the signal that ended the run;
+ *   - the exit code is 0 (done), 1 (failed), 2 (wrong usage), or 128 + the signal that ended the run;
  *   - a failure is one line on stderr, and with --json also the member "error" of the one object on stdout;
  *   - a run whose stdout did not take everything has failed, whatever the verb says.
  *
- * SIGINT and SIGTERM only set a flag and wake whoever polls: the verb unwinds on its normal path, so that files and
- * device memory are given back by the same code as always. The handler resets itself, so a second signal kills.
+ * SIGINT and SIGTERM only set a flag and wake whoever polls: the verb unwinds on its normal path, so that
+ * files and device memory are given back by the same code as always. The handler resets itself, so a second
+ * signal kills.
  */
 #include "cli.h"
 
@@ -17,7 +18,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-
 
 static const struct {
     const char *name;
@@ -70,7 +70,8 @@ static bool interrupt_init(void)
         int number = i ? SIGTERM : SIGINT;
 
         /* A shell starts background jobs with SIGINT ignored; that is the user's word. */
-        if (sigaction(number, NULL, &old) < 0 || (old.sa_handler != SIG_IGN && sigaction(number, &action, NULL) < 0))
+        if (sigaction(number, NULL, &old) < 0 ||
+            (old.sa_handler != SIG_IGN && sigaction(number, &action, NULL) < 0))
             return false;
     }
     /* A reader that went away is a failed write here, not a silent death. */
@@ -82,7 +83,8 @@ static bool interrupt_init(void)
 static void main_print_help(FILE *out)
 {
     fprintf(out, "Usage: unstick VERB [options]\n\n"
-                 "GPU memory that lets go: evicts a model's memory from the device and brings it back bit-identical.\n\n"
+                 "GPU memory that lets go: evicts a model's memory from the device and brings it back "
+                 "bit-identical.\n\n"
                  "Verbs:\n");
     for (size_t i = 0; i < N_VERBS; i++)
         fprintf(out, "  %-9s %s\n", verbs[i].name, verbs[i].summary);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Options: every verb describes its own in a table, and the help text, the parsing and the error messages are made
- * from it, so that they cannot say different things. A value is checked completely here; a verb sees good values only.
+ * Options: every verb describes its own in a table, and the help text, the parsing and the error messages are
+ * made from it, so that they cannot say different things. A value is checked completely here; a verb sees
+ * good values only.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -105,7 +106,8 @@ static bool option_read_choice(const struct cli_option *option, const char *text
             return true;
         }
     }
-    cli_fail_usage("--%s '%s': takes %s", option->name, text, option_list_choices(option, list, sizeof(list)));
+    cli_fail_usage("--%s '%s': takes %s", option->name, text,
+                   option_list_choices(option, list, sizeof(list)));
     return false;
 }
 
@@ -128,7 +130,8 @@ static bool option_read(const struct cli_option *option, const char *text)
         return option_read_choice(option, text);
     case CLI_SIZE:
         if (!usk_size_parse(text, &value)) {
-            cli_fail_usage("--%s '%s': not a size; bytes or units, such as 1536, 64MiB or 2GiB", option->name, text);
+            cli_fail_usage("--%s '%s': not a size; bytes or units, such as 1536, 64MiB or 2GiB", option->name,
+                           text);
             return false;
         }
         break;
@@ -150,8 +153,8 @@ static bool operands_check(const struct cli_usage *usage, int n, char **operands
     if (n < usage->min_operands)
         cli_fail_usage("%s is missing; see `unstick %s --help`", usage->operands, usage->verb);
     else if (n > usage->max_operands)
-        cli_fail_usage("'%s' is one argument too many; see `unstick %s --help`", operands[usage->max_operands],
-                       usage->verb);
+        cli_fail_usage("'%s' is one argument too many; see `unstick %s --help`",
+                       operands[usage->max_operands], usage->verb);
     return n >= usage->min_operands && n <= usage->max_operands;
 }
 
@@ -184,8 +187,8 @@ bool cli_parse(const struct cli_usage *usage, int argc, char **argv, int *ret_op
             cli_fail_usage("%s takes a value; see `unstick %s --help`", argv[optind - 1], usage->verb);
             return false;
         } else if (code < OPTION_FIRST) {
-            cli_fail_usage("%s: no such option, or not with that value; see `unstick %s --help`", argv[optind - 1],
-                           usage->verb);
+            cli_fail_usage("%s: no such option, or not with that value; see `unstick %s --help`",
+                           argv[optind - 1], usage->verb);
             return false;
         } else if (!option_read(&usage->options[code - OPTION_FIRST], optarg)) {
             return false;

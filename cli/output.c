@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What goes to stdout and stderr. stdout carries the result and nothing else: a table, or with --json exactly one
- * object. Failures and progress go to stderr. The failure of a run is kept, so that it can be part of the object that
- * a verb prints with the results it has got so far, and is printed alone if the verb prints none.
+ * What goes to stdout and stderr. stdout carries the result and nothing else: a table, or with --json exactly
+ * one object. Failures and progress go to stderr. The failure of a run is kept, so that it can be part of the
+ * object that a verb prints with the results it has got so far, and is printed alone if the verb prints none.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -10,12 +10,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/error.h"
 #include "cli.h"
 
 static struct {
     const char *verb;
     bool is_json;
-    bool has_printed;  /* the JSON object is out */
+    bool has_printed; /* the JSON object is out */
     bool has_failed;
     bool is_usage;     /* the failure is one of usage, for which there is no status */
     bool has_progress; /* a progress line stands on the terminal */
@@ -56,7 +57,8 @@ int cli_fail(const struct unstick_error *error)
     if (!output.error.text[0])
         snprintf(output.error.text, sizeof(output.error.text), "%s", unstick_status_text(error->status));
     cli_progress_end();
-    fprintf(stderr, "unstick%s%s: %s\n", output.verb ? " " : "", output.verb ? output.verb : "", output.error.text);
+    fprintf(stderr, "unstick%s%s: %s\n", output.verb ? " " : "", output.verb ? output.verb : "",
+            output.error.text);
     return CLI_EXIT_FAILED;
 }
 
@@ -85,12 +87,19 @@ int cli_fail_usage(const char *format, ...)
     return CLI_EXIT_USAGE;
 }
 
+int cli_error_interrupted(struct unstick_error *error)
+{
+    return usk_error_set(error, UNSTICK_CANCELED, 0, output.verb,
+                         "interrupted; what was on the device is released");
+}
+
 static json_t *output_error(void)
 {
     const struct unstick_error *error = &output.error;
     json_t *object = json_object();
 
-    json_object_set_new(object, "status", json_string(output.is_usage ? "USAGE" : unstick_status_name(error->status)));
+    json_object_set_new(object, "status",
+                        json_string(output.is_usage ? "USAGE" : unstick_status_name(error->status)));
     /* A path in the text need not be UTF-8; the line on stderr has it in full. */
     json_object_set_new(object, "text", json_string(error->text));
     if (!json_object_get(object, "text"))
@@ -112,7 +121,8 @@ void cli_json_print(json_t *root)
         json_object_set_new(root, "error", output_error());
     cli_progress_end();
     output.has_printed = true;
-    /* Objects keep the order of insertion; nine digits hold a nanosecond in a second. A short write is seen at the end. */
+    /* Objects keep the order of insertion; nine digits hold a nanosecond in a second. A short write is seen
+     * at the end. */
     if (json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) == 0)
         putchar('\n');
     json_decref(root);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The report of a session. What was done before a failure is reported too: the object of --json has the requests so
- * far, and "error" instead of "summary".
+ * The report of a session. What was done before a failure is reported too: the object of --json has the
+ * requests so far, and "error" instead of "summary".
  */
 #include "report.h"
 
@@ -71,21 +71,25 @@ static void table_add(struct reporter *reporter, const struct session_report *re
                       report->action == SESSION_HIT ? "-" : speed,
                       usk_size_format(evicted, evicted_bytes),
                       usk_size_format(copied, copied_bytes),
-                      !reporter->options->is_verifying ? "" : report->is_verified ? "yes" : "NO",
+                      !reporter->options->is_verifying ? ""
+                      : report->is_verified            ? "yes"
+                                                       : "NO",
                   });
 }
 
 static void table_finish(const struct reporter *reporter, const struct session_summary *summary)
 {
     char delta[USK_SIZE_TEXT_MAX], residual[USK_SIZE_TEXT_MAX], sentinel[USK_SIZE_TEXT_MAX];
-    uint64_t delta_bytes =
-        (uint64_t)(summary->device_delta_bytes < 0 ? -summary->device_delta_bytes : summary->device_delta_bytes);
+    uint64_t delta_bytes = (uint64_t)(summary->device_delta_bytes < 0 ? -summary->device_delta_bytes
+                                                                      : summary->device_delta_bytes);
 
-    printf("\nloads: %llu, restores: %llu, hits: %llu, evictions: %llu; backup: %s", (unsigned long long)summary->n_loads,
-           (unsigned long long)summary->n_restores, (unsigned long long)summary->n_hits,
-           (unsigned long long)summary->n_evictions, summary->backup_tier);
+    printf("\nloads: %llu, restores: %llu, hits: %llu, evictions: %llu; backup: %s",
+           (unsigned long long)summary->n_loads, (unsigned long long)summary->n_restores,
+           (unsigned long long)summary->n_hits, (unsigned long long)summary->n_evictions,
+           summary->backup_tier);
     if (summary->reload_over_restore > 0)
-        printf("; a byte from the files takes %.2f times as long as one restored", summary->reload_over_restore);
+        printf("; a byte from the files takes %.2f times as long as one restored",
+               summary->reload_over_restore);
     printf("\n");
     if (reporter->options->is_verifying)
         printf("verified: %s\n", summary->is_verified ? "every tensor after every request" : "NO");
@@ -108,17 +112,18 @@ static json_t *json_from_request(const struct reporter *reporter, const struct s
 
         json_array_append_new(evicted, json_pack("{s:s, s:o, s:f, s:o}", "key",
                                                  reporter->workload->models[eviction->model].key, "bytes",
-                                                 report_bytes(eviction->bytes), "ms", eviction->ms, "copied_bytes",
-                                                 report_bytes(eviction->copied_bytes)));
+                                                 report_bytes(eviction->bytes), "ms", eviction->ms,
+                                                 "copied_bytes", report_bytes(eviction->copied_bytes)));
     }
-    return json_pack("{s:s, s:s, s:o, s:o, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:o}", "key",
-                     reporter->workload->models[report->model].key, "action", session_action_name(report->action),
-                     "evicted", evicted, "bytes", report_bytes(report->bytes), "load_ms", report->load_ms, "restore_ms",
-                     report->restore_ms, "evict_ms", report->evict_ms, "total_ms", report->total_ms, "gb_per_s",
-                     report->action == SESSION_HIT ? json_null() : json_real(report_gb_per_s(report)),
-                     "used_after_bytes", report_bytes(report->used_after_bytes), "device_used_after_bytes",
-                     report_bytes(report->device_used_after_bytes), "verified",
-                     reporter->options->is_verifying ? json_boolean(report->is_verified) : json_null());
+    return json_pack(
+        "{s:s, s:s, s:o, s:o, s:f, s:f, s:f, s:f, s:o, s:o, s:o, s:o}", "key",
+        reporter->workload->models[report->model].key, "action", session_action_name(report->action),
+        "evicted", evicted, "bytes", report_bytes(report->bytes), "load_ms", report->load_ms, "restore_ms",
+        report->restore_ms, "evict_ms", report->evict_ms, "total_ms", report->total_ms, "gb_per_s",
+        report->action == SESSION_HIT ? json_null() : json_real(report_gb_per_s(report)), "used_after_bytes",
+        report_bytes(report->used_after_bytes), "device_used_after_bytes",
+        report_bytes(report->device_used_after_bytes), "verified",
+        reporter->options->is_verifying ? json_boolean(report->is_verified) : json_null());
 }
 
 static json_t *json_from_device(const struct unstick_device_info *info)
@@ -130,14 +135,15 @@ static json_t *json_from_device(const struct unstick_device_info *info)
 
 static json_t *json_from_summary(const struct reporter *reporter, const struct session_summary *summary)
 {
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:s, s:o, s:o}", "loads", report_bytes(summary->n_loads),
-                     "restores", report_bytes(summary->n_restores), "hits", report_bytes(summary->n_hits), "evictions",
-                     report_bytes(summary->n_evictions), "residual_bytes", report_bytes(summary->residual_bytes),
-                     "device_delta_bytes", (json_int_t)summary->device_delta_bytes, "sentinel_bytes",
-                     report_bytes(summary->sentinel_bytes), "backup_tier", summary->backup_tier, "verified",
-                     reporter->options->is_verifying ? json_boolean(summary->is_verified) : json_null(),
-                     "reload_over_restore",
-                     summary->reload_over_restore > 0 ? json_real(summary->reload_over_restore) : json_null());
+    return json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:s, s:o, s:o}", "loads", report_bytes(summary->n_loads),
+        "restores", report_bytes(summary->n_restores), "hits", report_bytes(summary->n_hits), "evictions",
+        report_bytes(summary->n_evictions), "residual_bytes", report_bytes(summary->residual_bytes),
+        "device_delta_bytes", (json_int_t)summary->device_delta_bytes, "sentinel_bytes",
+        report_bytes(summary->sentinel_bytes), "backup_tier", summary->backup_tier, "verified",
+        reporter->options->is_verifying ? json_boolean(summary->is_verified) : json_null(),
+        "reload_over_restore",
+        summary->reload_over_restore > 0 ? json_real(summary->reload_over_restore) : json_null());
 }
 
 /* Runs the requests; what was done is in the table or in reporter->requests even on failure. */
@@ -174,8 +180,8 @@ int report_run(const struct session_options *options, const struct workload *wor
         return cli_fail(&error);
     if (cli_is_json()) {
         reporter.requests = json_array();
-        root = json_pack("{s:o, s:O}", "device", json_from_device(session_device(reporter.session)), "requests",
-                         reporter.requests);
+        root = json_pack("{s:o, s:O}", "device", json_from_device(session_device(reporter.session)),
+                         "requests", reporter.requests);
     } else {
         table_init(&reporter);
     }

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A request is one decision (switch.c) and then one batch of tasks: evictions that keep their physical memory, and
- * loads or restores that name them as sources, all submitted at once and stepped together, so that memory is handed
- * over while both directions of the link are busy. Between requests no task exists; what the session knows about
- * residency it asks the regions for, so that nothing can get out of step after a failure or an interruption.
+ * A request is one decision (switch.c) and then one batch of tasks: evictions that keep their physical
+ * memory, and loads or restores that name them as sources, all submitted at once and stepped together, so
+ * that memory is handed over while both directions of the link are busy. Between requests no task exists;
+ * what the session knows about residency it asks the regions for, so that nothing can get out of step after a
+ * failure or an interruption.
  */
 #include "session.h"
 
-#include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,14 +20,13 @@
 #include "base/error.h"
 #include "base/math.h"
 #include "base/size.h"
+#include "batch.h"
 #include "cli.h"
 #include "device/host/host.h"
-#include "monitor/monitor.h"
+#include "holders.h"
 #include "region/device.h"
 #include "switch.h"
 #include "verify.h"
-
-#define SESSION_PROGRESS_NS (100 * USK_NS_PER_MS)
 
 struct session_model {
     struct unstick_model *model;
@@ -48,11 +46,11 @@ struct session {
     struct session_model *models;
     struct switch_model *switch_models;
     struct switch_step *steps;
-    struct unstick_task **tasks;    /* first evictions, then arrivals */
+    struct unstick_task **tasks; /* first evictions, then arrivals */
     struct session_eviction *evictions;
-    size_t n_regions;               /* of all models */
+    size_t n_regions; /* of all models */
     uint64_t n_requests;
-    unsigned int tiers;             /* a bit per tier that held a backup */
+    unsigned int tiers; /* a bit per tier that held a backup */
     uint64_t load_bytes, restore_bytes;
     double load_s, restore_s;
     struct session_summary summary; /* what is counted on the way */
@@ -60,12 +58,8 @@ struct session {
 
 static int session_no_memory(struct unstick_error *error)
 {
-    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "out of host memory for the models' tables");
-}
-
-static int session_interrupted(struct unstick_error *error)
-{
-    return usk_error_set(error, UNSTICK_CANCELED, 0, "session", "interrupted; what was on the device is released");
+    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc",
+                         "out of host memory for the models' tables");
 }
 
 const char *session_action_name(enum session_action action)
@@ -110,9 +104,11 @@ static int session_open_model(struct session *session, size_t index, struct unst
     if (!model->regions || !model->switch_regions)
         return session_no_memory(error);
     for (size_t i = 0; i < model->n_components; i++) {
-        if (!usk_align_up(model->components[i].layout.bytes, granularity, &model->switch_regions[i].total_bytes))
-            return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "session", "%s: %s is too large for any device",
-                                 session->workload->models[index].path, model->components[i].name);
+        if (!usk_align_up(model->components[i].layout.bytes, granularity,
+                          &model->switch_regions[i].total_bytes))
+            return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "session",
+                                 "%s: %s is too large for any device", session->workload->models[index].path,
+                                 model->components[i].name);
     }
     seen->regions = model->switch_regions;
     seen->n_regions = model->n_components;
@@ -141,8 +137,8 @@ static int session_open_models(struct session *session, struct unstick_error *er
     return session->steps && session->tasks ? UNSTICK_OK : session_no_memory(error);
 }
 
-int session_open(const struct session_options *options, const struct workload *workload, struct session **ret_session,
-                 struct unstick_error *error)
+int session_open(const struct session_options *options, const struct workload *workload,
+                 struct session **ret_session, struct unstick_error *error)
 {
     struct unstick_context_options context_options = { .size = sizeof(context_options),
                                                        .host_bytes = options->host_bytes };
@@ -197,90 +193,6 @@ struct session *session_close(struct session *session)
     return NULL;
 }
 
-/* --- tasks --- */
-
-/* Sleeps until the context has something to do or a signal comes. */
-static void session_sleep(struct session *session)
-{
-    struct pollfd fds[] = { { .fd = unstick_context_fd(session->ctx), .events = POLLIN },
-                            { .fd = cli_interrupt_fd(), .events = POLLIN } };
-    int timeout_ms = unstick_context_timeout_ms(session->ctx);
-
-    /* Once it is readable the interruption stays so: then only the context is waited for. */
-    poll(fds, cli_is_interrupted() ? 1 : 2, timeout_ms);
-}
-
-static void session_show_progress(struct session *session, size_t n_tasks, const char *what, uint64_t *next_ns)
-{
-    char done[USK_SIZE_TEXT_MAX], total[USK_SIZE_TEXT_MAX];
-    uint64_t done_bytes = 0, total_bytes = 0, now_ns = usk_clock_now_ns();
-
-    if (now_ns < *next_ns)
-        return;
-    *next_ns = now_ns + SESSION_PROGRESS_NS;
-    for (size_t i = 0; i < n_tasks; i++) {
-        struct unstick_task_result result = { .size = sizeof(result) };
-
-        unstick_task_result(session->tasks[i], &result);
-        done_bytes += result.done_bytes;
-        total_bytes += result.total_bytes;
-    }
-    cli_progress("%s: %s of %s", what, usk_size_format(done, done_bytes), usk_size_format(total, total_bytes));
-}
-
-static void session_cancel(struct session *session, size_t n_tasks)
-{
-    for (size_t i = 0; i < n_tasks; i++)
-        unstick_task_cancel(session->tasks[i]);
-}
-
-/*
- * Steps until the first n_tasks tasks have ended; the others are cancelled when one fails or a signal comes. The error
- * is that of the first one that failed by itself.
- */
-static int session_wait(struct session *session, size_t n_tasks, const char *what, struct unstick_error *error)
-{
-    uint64_t next_ns = usk_clock_now_ns() + SESSION_PROGRESS_NS;
-    bool is_canceled = false;
-    int r = UNSTICK_OK;
-
-    for (;;) {
-        int step = unstick_context_step(session->ctx, 0);
-        size_t n_pending = 0;
-
-        for (size_t i = 0; i < n_tasks; i++) {
-            struct unstick_task_result result = { .size = sizeof(result) };
-            int status = unstick_task_result(session->tasks[i], &result);
-
-            n_pending += status == UNSTICK_PENDING;
-            if (status < 0 && (r == UNSTICK_OK || (r == UNSTICK_CANCELED && status != UNSTICK_CANCELED))) {
-                r = status;
-                *error = result.error;
-            }
-        }
-        if (!n_pending)
-            break;
-        if (step < 0)
-            return usk_error_set(error, step, 0, "unstick_context_step", "%s", unstick_status_text(step));
-        if (!is_canceled && (r < 0 || cli_is_interrupted())) {
-            session_cancel(session, n_tasks);
-            is_canceled = true;
-            continue;
-        }
-        session_show_progress(session, n_tasks, what, &next_ns);
-        session_sleep(session);
-    }
-    if (cli_is_interrupted())
-        return session_interrupted(error);
-    return r;
-}
-
-static void session_free_tasks(struct session *session, size_t n_tasks)
-{
-    for (size_t i = 0; i < n_tasks; i++)
-        session->tasks[i] = unstick_task_free(session->tasks[i]);
-}
-
 /* --- the decision --- */
 
 /* Asks the regions what is where. */
@@ -295,45 +207,13 @@ static void session_look(struct session *session)
 
             if (model->regions[k])
                 unstick_region_info(model->regions[k], &info);
-            model->switch_regions[k].resident_bytes =
-                usk_min(info.resident_bytes, model->switch_regions[k].total_bytes);
+            model->switch_regions[k].resident_bytes = usk_min(info.resident_bytes,
+                                                              model->switch_regions[k].total_bytes);
             session->tiers |= info.pinned_bytes ? 1u << UNSTICK_TIER_PINNED : 0;
             session->tiers |= info.pageable_bytes ? 1u << UNSTICK_TIER_PAGEABLE : 0;
             session->tiers |= info.file_bytes ? 1u << UNSTICK_TIER_FILE : 0;
         }
     }
-}
-
-/* Adds to a shortage of device memory who else holds some. */
-static int session_add_holders(const struct session *session, struct unstick_error *error)
-{
-    struct usk_holder holders[USK_HOLDERS_MAX];
-    struct unstick_error why = { 0 };
-    struct usk_nvml *nvml = NULL;
-    size_t n = 0, length = strlen(error->text);
-    char names[240];
-    int r;
-
-    if (session->start.uuid[0]) {
-        r = usk_nvml_open(NULL, &nvml, &why);
-        if (r == UNSTICK_OK)
-            r = usk_nvml_holders(nvml, session->start.uuid, holders, &n, &why);
-        usk_nvml_close(nvml);
-    } else {
-        r = usk_system_holders("", holders, &n, &why);
-    }
-    if (r < 0)
-        snprintf(names, sizeof(names), "who holds the rest cannot be told: %.190s", why.text);
-    else if (!n)
-        snprintf(names, sizeof(names), "no other process that can be seen holds any");
-    else
-        usk_holders_format(names, sizeof(names), holders, n, 3);
-    snprintf(error->text + length, sizeof(error->text) - length, "; %s%s",
-             r < 0 || !n        ? ""
-             : *session->start.uuid ? "also on the device: "
-                                    : "most of the machine's memory: ",
-             names);
-    return error->status;
 }
 
 static int session_decide(struct session *session, size_t wanted, struct switch_plan *ret_plan,
@@ -353,29 +233,33 @@ static int session_decide(struct session *session, size_t wanted, struct switch_
                    info.total_bytes - usk_min(info.total_bytes, info.used_bytes));
     capacity = info.limit_bytes - usk_min(info.limit_bytes, info.sentinel_bytes + info.poisoned_bytes);
     session_look(session);
-    switch_decide(session->switch_models, session->workload->n_models, wanted, room, capacity, session->steps, ret_plan);
+    switch_decide(session->switch_models, session->workload->n_models, wanted, room, capacity, session->steps,
+                  ret_plan);
 
     usk_size_format(required, ret_plan->required_bytes);
     usk_size_format(available, ret_plan->available_bytes);
     usk_size_format(limit, info.limit_bytes);
     if (ret_plan->verdict == SWITCH_TOO_LARGE)
-        r = usk_error_set(error, UNSTICK_OUT_OF_DEVICE_MEMORY, 0, "replay",
-                          "%s needs %s (%llu bytes) and can have %s (%llu bytes) of %s, even with the device empty; "
-                          "use a smaller quantization or a larger device or limit (--device, --device-memory)",
-                          key, required, (unsigned long long)ret_plan->required_bytes, available,
-                          (unsigned long long)ret_plan->available_bytes, limit);
+        r = usk_error_set(
+            error, UNSTICK_OUT_OF_DEVICE_MEMORY, 0, "replay",
+            "%s needs %s (%llu bytes) and can have %s (%llu bytes) of %s, even with the device empty; "
+            "use a smaller quantization or a larger device or limit (--device, --device-memory)",
+            key, required, (unsigned long long)ret_plan->required_bytes, available,
+            (unsigned long long)ret_plan->available_bytes, limit);
     else if (ret_plan->verdict == SWITCH_TAKEN)
         r = usk_error_set(error, UNSTICK_OUT_OF_DEVICE_MEMORY, 0, "replay",
-                          "%s needs %s and only %s can be had, with all other models evicted", key, required, available);
+                          "%s needs %s and only %s can be had, with all other models evicted", key, required,
+                          available);
     if (r < 0)
         usk_error_shortage(error, ret_plan->required_bytes, ret_plan->available_bytes);
-    return ret_plan->verdict == SWITCH_TAKEN ? session_add_holders(session, error) : r;
+    return ret_plan->verdict == SWITCH_TAKEN ? holders_explain(&session->start, error) : r;
 }
 
 /* --- a request --- */
 
 /* Makes the regions of a model, at its first request. */
-static int session_make_regions(struct session *session, struct session_model *model, struct unstick_error *error)
+static int session_make_regions(struct session *session, struct session_model *model,
+                                struct unstick_error *error)
 {
     int r = UNSTICK_OK;
 
@@ -383,8 +267,8 @@ static int session_make_regions(struct session *session, struct session_model *m
         const struct unstick_component *component = &model->components[i];
 
         if (!model->regions[i] && component->layout.bytes)
-            r = unstick_region_new(session->dev, component->name, component->layout.bytes, NULL, &model->regions[i],
-                                   error);
+            r = unstick_region_new(session->dev, component->name, component->layout.bytes, NULL,
+                                   &model->regions[i], error);
     }
     return r;
 }
@@ -488,7 +372,9 @@ static void session_report_evictions(struct session *session, const struct switc
 
         unstick_task_result(session->tasks[i], &result);
         if (!i || plan->steps[i - 1].model != plan->steps[i].model) {
-            session->evictions[report->n_evicted++] = (struct session_eviction){ .model = plan->steps[i].model };
+            session->evictions[report->n_evicted++] = (struct session_eviction){
+                .model = plan->steps[i].model
+            };
             one = (struct span){ 0 };
         }
         eviction = &session->evictions[report->n_evicted - 1];
@@ -553,33 +439,34 @@ static int session_verify(struct session_model *model, const char *key, struct u
 static int session_switch(struct session *session, size_t wanted, struct session_report *report,
                           struct unstick_error *error)
 {
-    struct session_model *model = &session->models[wanted];
+    struct batch batch = { .ctx = session->ctx, .tasks = session->tasks };
     uint64_t started_ns = usk_clock_now_ns();
     struct switch_plan plan;
-    size_t n_tasks = 0;
-    int r, ended;
+    int r;
 
     r = session_decide(session, wanted, &plan, error);
     if (r < 0)
         return r;
-    r = session_submit_evictions(session, &plan, &n_tasks, error);
+    r = session_submit_evictions(session, &plan, &batch.n_tasks, error);
     if (r == UNSTICK_OK)
-        r = session_submit_arrivals(session, model, plan.n_steps, &n_tasks, &report->action, error);
+        r = session_submit_arrivals(session, &session->models[wanted], plan.n_steps, &batch.n_tasks,
+                                    &report->action, error);
     if (r < 0) {
         struct unstick_error ignored;
 
-        session_cancel(session, n_tasks);
-        session_wait(session, n_tasks, "stopping", &ignored);
+        batch_cancel(&batch);
+        batch_wait(&batch, "stopping", &ignored);
     } else {
-        ended = session_wait(session, n_tasks, session->workload->models[wanted].key, error);
+        r = batch_wait(&batch, session->workload->models[wanted].key, error);
         report->total_ms = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_MS;
-        if (ended == UNSTICK_OK) {
-            session_report_evictions(session, &plan, report);
-            session_report_arrivals(session, plan.n_steps, n_tasks, report);
-        }
-        r = ended == UNSTICK_OUT_OF_DEVICE_MEMORY ? session_add_holders(session, error) : ended;
     }
-    session_free_tasks(session, n_tasks);
+    if (r == UNSTICK_OK) {
+        session_report_evictions(session, &plan, report);
+        session_report_arrivals(session, plan.n_steps, batch.n_tasks, report);
+    } else if (r == UNSTICK_OUT_OF_DEVICE_MEMORY) {
+        holders_explain(&session->start, error);
+    }
+    batch_clear(&batch);
     return r;
 }
 
@@ -594,7 +481,7 @@ int session_request(struct session *session, size_t index, struct session_report
     int r;
 
     if (cli_is_interrupted())
-        return session_interrupted(error);
+        return cli_error_interrupted(error);
     model->last_used = ++session->n_requests;
     r = session_make_regions(session, model, error);
     if (r == UNSTICK_OK)
@@ -621,32 +508,26 @@ int session_request(struct session *session, size_t index, struct session_report
 
 /* --- the end --- */
 
+/* Not a batch: a signal has no say in it. */
 static int session_release(struct session *session, struct unstick_error *error)
 {
-    size_t n_tasks = 0;
     int r = UNSTICK_OK, ended;
 
     for (size_t i = 0; i < session->workload->n_models; i++) {
         struct session_model *model = &session->models[i];
 
-        for (size_t k = 0; r == UNSTICK_OK && k < model->n_components; k++) {
+        for (size_t k = 0; k < model->n_components; k++) {
+            struct unstick_task *task = NULL;
+
             if (!model->regions[k])
                 continue;
-            r = unstick_region_release(model->regions[k], NULL, &session->tasks[n_tasks], error);
-            n_tasks += r == UNSTICK_OK;
-        }
-    }
-    for (size_t i = 0; i < n_tasks; i++) {
-        ended = unstick_task_wait(session->tasks[i], r == UNSTICK_OK ? error : NULL);
-        if (r == UNSTICK_OK)
-            r = ended;
-    }
-    session_free_tasks(session, n_tasks);
-    for (size_t i = 0; i < session->workload->n_models; i++) {
-        struct session_model *model = &session->models[i];
-
-        for (size_t k = 0; k < model->n_components; k++)
+            ended = unstick_region_release(model->regions[k], NULL, &task, r == UNSTICK_OK ? error : NULL);
+            if (ended == UNSTICK_OK)
+                ended = unstick_task_wait(task, r == UNSTICK_OK ? error : NULL);
+            unstick_task_free(task);
             model->regions[k] = unstick_region_unref(model->regions[k]);
+            r = r == UNSTICK_OK ? ended : r;
+        }
     }
     /* Regions without references are ended by the next step. */
     unstick_context_step(session->ctx, 0);
@@ -669,9 +550,10 @@ static const char *session_tier_name(const struct session *session)
     }
 }
 
-/* On the host device the kernel is asked too: memory that is backed or mapped beyond the sentinels is left over. */
-static int session_residual_of_host(const struct session *session, uint64_t sentinel_bytes, uint64_t *residual_bytes,
-                                    struct unstick_error *error)
+/* On the host device the kernel is asked too: memory that is backed or mapped beyond the sentinels is left
+ * over. */
+static int session_residual_of_host(const struct session *session, uint64_t sentinel_bytes,
+                                    uint64_t *residual_bytes, struct unstick_error *error)
 {
     uint64_t backed_bytes, mapped_bytes;
     int r;

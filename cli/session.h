@@ -12,8 +12,8 @@
 #include "workload.h"
 
 /*
- * A session runs the requests of a workload for real on one device. All models' headers are read when it opens; a
- * model takes memory from its first request on. What replay and demo share.
+ * A session runs the requests of a workload for real on one device. All models' headers are read when it
+ * opens; a model takes memory from its first request on. What replay and demo share.
  */
 struct session_options {
     const char *device;
@@ -21,7 +21,7 @@ struct session_options {
     uint64_t host_bytes;    /* 0: automatic */
     uint64_t granule_bytes; /* 0: the device's default */
     enum unstick_tier tier;
-    bool is_verifying;      /* compare every tensor with its file after every request */
+    bool is_verifying; /* compare every tensor with its file after every request */
 };
 
 enum session_action {
@@ -44,9 +44,9 @@ struct session_report {
     enum session_action action;
     struct session_eviction *evicted; /* belongs to the session, until the next request */
     size_t n_evicted;
-    uint64_t bytes;                   /* moved to the device */
-    double load_ms, restore_ms;       /* the one of the action; the other is 0 */
-    double evict_ms;                  /* from the first eviction's start to the last one's end */
+    uint64_t bytes;             /* moved to the device */
+    double load_ms, restore_ms; /* the one of the action; the other is 0 */
+    double evict_ms;            /* from the first eviction's start to the last one's end */
     double total_ms;
     uint64_t used_after_bytes;        /* what we hold */
     uint64_t device_used_after_bytes; /* what the device says is in use */
@@ -66,12 +66,12 @@ struct session_summary {
 struct session;
 
 /* workload outlives the session. */
-int session_open(const struct session_options *options, const struct workload *workload, struct session **ret_session,
-                 struct unstick_error *error);
+int session_open(const struct session_options *options, const struct workload *workload,
+                 struct session **ret_session, struct unstick_error *error);
 /* The device as it was when the session opened. */
 const struct unstick_device_info *session_device(const struct session *session);
-/* Runs request number `index` of the workload. UNSTICK_CANCELED after an interruption. ret_report is written whole or
- * not at all; UNSTICK_MISMATCH if the contents are not the files', with a report. */
+/* Runs request number `index` of the workload. UNSTICK_CANCELED after an interruption. ret_report is written
+ * whole or not at all; UNSTICK_MISMATCH if the contents are not the files', with a report. */
 int session_request(struct session *session, size_t index, struct session_report *ret_report,
                     struct unstick_error *error);
 /* Releases all models and says what is left. */

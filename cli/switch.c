@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The decision of a switch, pure: figures in, steps out. Only the last step asks for less than all that a region has,
- * so rounding up to granules, which the eviction does, costs one granule at most. What leaves first is the end of a
- * model: its next use needs that last, so its restore can overlap with that use.
+ * The decision of a switch, pure: figures in, steps out. Only the last step asks for less than all that a
+ * region has, so rounding up to granules, which the eviction does, costs one granule at most. What leaves
+ * first is the end of a model: its next use needs that last, so its restore can overlap with that use.
  */
 #include "switch.h"
 
 #include "base/math.h"
 
-/* The model used longest ago that still has something on the device and is not the wanted one; n_models if none. */
-static size_t victim_pick(const struct switch_model *models, size_t n_models, size_t wanted, uint64_t used_after)
+/* The model used longest ago that still has something on the device and is not the wanted one; n_models if
+ * none. */
+static size_t victim_pick(const struct switch_model *models, size_t n_models, size_t wanted,
+                          uint64_t used_after)
 {
     size_t best = n_models;
 
@@ -22,7 +24,8 @@ static size_t victim_pick(const struct switch_model *models, size_t n_models, si
     return best;
 }
 
-static void model_count(const struct switch_model *model, uint64_t *ret_total_bytes, uint64_t *ret_resident_bytes)
+static void model_count(const struct switch_model *model, uint64_t *ret_total_bytes,
+                        uint64_t *ret_resident_bytes)
 {
     *ret_total_bytes = 0;
     *ret_resident_bytes = 0;
@@ -33,7 +36,8 @@ static void model_count(const struct switch_model *model, uint64_t *ret_total_by
 }
 
 /* Takes up to `bytes` from one model, last regions first; returns how much it gives at least. */
-static uint64_t model_take(const struct switch_model *model, size_t index, uint64_t bytes, struct switch_plan *plan)
+static uint64_t model_take(const struct switch_model *model, size_t index, uint64_t bytes,
+                           struct switch_plan *plan)
 {
     uint64_t taken = 0;
 

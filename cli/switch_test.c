@@ -19,7 +19,8 @@ struct world {
 };
 
 /* A model with three regions, used at `last_used`. */
-static void world_add(struct world *world, uint64_t last_used, uint64_t total, const uint64_t resident[MAX_REGIONS])
+static void world_add(struct world *world, uint64_t last_used, uint64_t total,
+                      const uint64_t resident[MAX_REGIONS])
 {
     struct switch_model *model = &world->models[world->n_models];
 
@@ -29,7 +30,8 @@ static void world_add(struct world *world, uint64_t last_used, uint64_t total, c
     world->n_models++;
 }
 
-static struct switch_plan world_decide(struct world *world, size_t wanted, uint64_t free_bytes, uint64_t capacity_bytes)
+static struct switch_plan world_decide(struct world *world, size_t wanted, uint64_t free_bytes,
+                                       uint64_t capacity_bytes)
 {
     struct switch_plan plan;
 
@@ -124,8 +126,8 @@ static uint32_t next_random(uint32_t *state)
     return *state >> 8;
 }
 
-/* Any world: what is freed covers the shortfall, no step is idle or takes more than there is, and without the last
- * step it would not do. */
+/* Any world: what is freed covers the shortfall, no step is idle or takes more than there is, and without the
+ * last step it would not do. */
 static void test_any(void **unused)
 {
     uint32_t state = 1;

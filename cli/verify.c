@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Verification shares nothing with what it checks but unstick_region_read(): the files are read with pread, tensor by
- * tensor as the headers place them, not by the layout that the load was given. Read, not mapped: neither a truncated
- * file (SIGBUS) nor a large one (resident pages that would be counted as ours) is a problem.
+ * Verification shares nothing with what it checks but unstick_region_read(): the files are read with pread,
+ * tensor by tensor as the headers place them, not by the layout that the load was given. Read, not mapped:
+ * neither a truncated file (SIGBUS) nor a large one (resident pages that would be counted as ours) is a
+ * problem.
  */
 #include "verify.h"
 
@@ -27,11 +28,6 @@ struct verifier {
     int *fds; /* one per file, -1: not open */
 };
 
-static int verify_canceled(struct unstick_error *error)
-{
-    return usk_error_set(error, UNSTICK_CANCELED, 0, "verify", "interrupted; what was on the device is released");
-}
-
 static int verifier_fini(struct verifier *verifier, int r)
 {
     for (size_t i = 0; verifier->fds && i < verifier->component->layout.n_paths; i++)
@@ -52,7 +48,8 @@ static int verifier_init(struct verifier *verifier, struct unstick_error *error)
     for (size_t i = 0; verifier->fds && i < layout->n_paths; i++)
         verifier->fds[i] = -1;
     if (!verifier->from_file || !verifier->from_region || !verifier->fds)
-        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "malloc", "out of host memory to verify with");
+        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "malloc",
+                             "out of host memory to verify with");
     return UNSTICK_OK;
 }
 
@@ -71,11 +68,12 @@ static int verifier_check_tensor(struct verifier *verifier, const struct unstick
     }
     for (uint64_t at = 0; at < tensor->bytes; at += chunk) {
         if (cli_is_interrupted())
-            return verify_canceled(error);
+            return cli_error_interrupted(error);
         chunk = usk_min(tensor->bytes - at, VERIFY_CHUNK_BYTES);
         r = usk_os_file_read(*fd, path, tensor->file_offset + at, verifier->from_file, chunk, error);
         if (r == UNSTICK_OK)
-            r = unstick_region_read(verifier->region, tensor->region_offset + at, verifier->from_region, chunk, error);
+            r = unstick_region_read(verifier->region, tensor->region_offset + at, verifier->from_region,
+                                    chunk, error);
         if (r < 0)
             return r;
         if (memcmp(verifier->from_file, verifier->from_region, chunk)) {
@@ -83,15 +81,15 @@ static int verifier_check_tensor(struct verifier *verifier, const struct unstick
                 differs++;
             return usk_error_set(error, UNSTICK_MISMATCH, 0, "verify",
                                  "%s: %s: tensor %s differs from %s at byte %llu of %llu", verifier->key,
-                                 verifier->component->name, tensor->name, path, (unsigned long long)(at + differs),
-                                 (unsigned long long)tensor->bytes);
+                                 verifier->component->name, tensor->name, path,
+                                 (unsigned long long)(at + differs), (unsigned long long)tensor->bytes);
         }
     }
     return UNSTICK_OK;
 }
 
-int verify_component(const char *key, const struct unstick_component *component, struct unstick_region *region,
-                     struct unstick_error *error)
+int verify_component(const char *key, const struct unstick_component *component,
+                     struct unstick_region *region, struct unstick_error *error)
 {
     struct verifier verifier = { .key = key, .component = component, .region = region };
     int r;
@@ -115,7 +113,7 @@ static int warm_file(const char *path, unsigned char *buffer, struct unstick_err
         return r;
     while ((n = read(fd, buffer, VERIFY_CHUNK_BYTES)) > 0) {
         if (cli_is_interrupted())
-            return verify_canceled(error);
+            return cli_error_interrupted(error);
     }
     /* The load that follows says better what is wrong with a file that cannot be read. */
     return UNSTICK_OK;
@@ -127,7 +125,8 @@ int verify_warm(const struct unstick_component *component, struct unstick_error 
     int r = UNSTICK_OK;
 
     if (!buffer)
-        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "malloc", "out of host memory to read files with");
+        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "malloc",
+                             "out of host memory to read files with");
     for (size_t i = 0; r == UNSTICK_OK && i < component->layout.n_paths; i++)
         r = warm_file(component->layout.paths[i], buffer, error);
     return r;

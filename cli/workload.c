@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A workload is read completely and checked completely before anything is opened: a typing error in the last request
- * must not show after an hour of work. Unknown members are refused, since a misspelt optional one would be ignored
- * in silence.
+ * A workload is read completely and checked completely before anything is opened: a typing error in the last
+ * request must not show after an hour of work. Unknown members are refused, since a misspelt optional one
+ * would be ignored in silence.
  */
 #include "workload.h"
 
@@ -20,7 +20,8 @@
 
 static int workload_no_memory(struct unstick_error *error)
 {
-    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "malloc", "out of host memory for the workload");
+    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "malloc",
+                         "out of host memory for the workload");
 }
 
 /* Grows an array so that one more fits; doubles at powers of two. */
@@ -58,18 +59,21 @@ static void model_fini(struct workload_model *model)
 int workload_add_model(struct workload *workload, const char *id, const char *quantization, const char *path,
                        struct unstick_error *error)
 {
-    struct workload_model model = { .id = strdup(id), .quantization = strdup(quantization), .path = strdup(path) };
+    struct workload_model model = { .id = strdup(id),
+                                    .quantization = strdup(quantization),
+                                    .path = strdup(path) };
     const struct workload_model *same;
 
-    if (!model.id || !model.quantization || !model.path || asprintf(&model.key, "%s_%s", id, quantization) < 0) {
+    if (!model.id || !model.quantization || !model.path ||
+        asprintf(&model.key, "%s_%s", id, quantization) < 0) {
         model.key = NULL;
         model_fini(&model);
         return workload_no_memory(error);
     }
     same = workload_find(workload, model.key);
     if (same) {
-        int r = usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload", "the model '%s' is there twice (%s and %s)",
-                              same->key, same->path, path);
+        int r = usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload",
+                              "the model '%s' is there twice (%s and %s)", same->key, same->path, path);
 
         model_fini(&model);
         return r;
@@ -89,7 +93,8 @@ static void workload_list_keys(const struct workload *workload, char *text, size
 
     snprintf(text, size, "none");
     for (size_t i = 0; i < workload->n_models && length < size; i++)
-        length += (size_t)snprintf(text + length, size - length, "%s%s", i ? ", " : "", workload->models[i].key);
+        length += (size_t)snprintf(text + length, size - length, "%s%s", i ? ", " : "",
+                                   workload->models[i].key);
     if (length >= size)
         snprintf(text + size - 4, 4, "...");
 }
@@ -101,9 +106,10 @@ int workload_add_request(struct workload *workload, const char *key, struct unst
 
     if (!model) {
         workload_list_keys(workload, known, sizeof(known));
-        return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload",
-                             "request %zu asks for '%s', which is no model of the workload (<id>_<quantization>: %s)",
-                             workload->n_requests + 1, key, known);
+        return usk_error_set(
+            error, UNSTICK_BAD_FORMAT, 0, "workload",
+            "request %zu asks for '%s', which is no model of the workload (<id>_<quantization>: %s)",
+            workload->n_requests + 1, key, known);
     }
     if (!workload_grow(&workload->requests, workload->n_requests, sizeof(*workload->requests)))
         return workload_no_memory(error);
@@ -126,15 +132,16 @@ static int object_check_members(const json_t *object, const char *where, const c
 {
     void *iter;
 
-    for (iter = json_object_iter((json_t *)object); iter; iter = json_object_iter_next((json_t *)object, iter)) {
+    for (iter = json_object_iter((json_t *)object); iter;
+         iter = json_object_iter_next((json_t *)object, iter)) {
         const char *key = json_object_iter_key(iter);
         size_t i = 0;
 
         while (names[i] && strcmp(names[i], key))
             i++;
         if (!names[i])
-            return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload", "%s has an unknown member '%.64s'", where,
-                                 key);
+            return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload", "%s has an unknown member '%.64s'",
+                                 where, key);
     }
     return UNSTICK_OK;
 }
@@ -149,12 +156,12 @@ static int object_get_text(const json_t *object, const char *where, const char *
     if (!member)
         return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload", "%s has no \"%s\"", where, name);
     if (!text || !*text)
-        return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload", "\"%s\" of %s is not a string with contents",
-                             name, where);
+        return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload",
+                             "\"%s\" of %s is not a string with contents", name, where);
     for (const char *p = text; *p; p++) {
         if ((unsigned char)*p < 0x20 || *p == 0x7f)
-            return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload", "\"%s\" of %s has a control character",
-                                 name, where);
+            return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload",
+                                 "\"%s\" of %s has a control character", name, where);
     }
     *ret_text = text;
     return UNSTICK_OK;
@@ -166,16 +173,17 @@ static int object_get_array(const json_t *object, const char *name, size_t max, 
     const json_t *array = json_object_get(object, name);
 
     if (!json_is_array(array))
-        return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload", "the workload has no list \"%s\"", name);
+        return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload", "the workload has no list \"%s\"",
+                             name);
     if (json_array_size(array) > max)
-        return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload", "\"%s\" has %zu entries; %zu are allowed", name,
-                             json_array_size(array), max);
+        return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload",
+                             "\"%s\" has %zu entries; %zu are allowed", name, json_array_size(array), max);
     *ret_array = array;
     return UNSTICK_OK;
 }
 
-static int workload_read_model(struct workload *workload, const json_t *entry, size_t index, const char *folder,
-                               struct unstick_error *error)
+static int workload_read_model(struct workload *workload, const json_t *entry, size_t index,
+                               const char *folder, struct unstick_error *error)
 {
     static const char *const members[] = { "id", "quantization", "path", NULL };
     USK_CLEANUP(usk_freep) char *joined = NULL;
@@ -264,8 +272,8 @@ int workload_read(const char *path, struct workload *ret_workload, struct unstic
     }
     fclose(file);
     if (!root)
-        return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload", "%s: line %d, column %d: %s", path, where.line,
-                             where.column, where.text);
+        return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "workload", "%s: line %d, column %d: %s", path,
+                             where.line, where.column, where.text);
     r = workload_read_root(&workload, root, folder, &inner);
     if (r < 0)
         return usk_error_set(error, r, inner.native, inner.operation, "%s: %s", path, inner.text);

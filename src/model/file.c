@@ -14,7 +14,7 @@
 #include "base/error.h"
 #include "base/os.h"
 
-int usk_file_open(const char *path, int *ret_fd, uint64_t *ret_bytes, struct unstick_error *error)
+int usk_model_file_open(const char *path, int *ret_fd, uint64_t *ret_bytes, struct unstick_error *error)
 {
     USK_CLEANUP(usk_closep) int fd = -1;
     struct usk_file_id id;
@@ -37,15 +37,15 @@ int usk_file_open(const char *path, int *ret_fd, uint64_t *ret_bytes, struct uns
     return UNSTICK_OK;
 }
 
-int usk_file_read_text(const char *path, uint64_t max_bytes, char **ret_text, size_t *ret_length,
-                       struct unstick_error *error)
+int usk_model_file_read(const char *path, uint64_t max_bytes, char **ret_text, size_t *ret_length,
+                        struct unstick_error *error)
 {
     USK_CLEANUP(usk_closep) int fd = -1;
     USK_CLEANUP(usk_freep) char *text = NULL;
     uint64_t bytes;
     int r;
 
-    r = usk_file_open(path, &fd, &bytes, error);
+    r = usk_model_file_open(path, &fd, &bytes, error);
     if (r < 0)
         return r;
     if (bytes > max_bytes)
@@ -63,7 +63,7 @@ int usk_file_read_text(const char *path, uint64_t max_bytes, char **ret_text, si
     return UNSTICK_OK;
 }
 
-char *usk_path_join(const char *folder, const char *name)
+char *usk_model_path_join(const char *folder, const char *name)
 {
     size_t length = strlen(folder), n = strlen(name) + 1;
     char *path = malloc(length + 1 + n);

@@ -5,7 +5,9 @@
  * down a staircase. A step takes one unit from the dimension that has kept the largest share of its full size, so all
  * shrink together and parameters fall with about the cube of that share; a part stops on the step whose size is
  * nearest to its own share of the whole, in ratio. The staircase is the same for all divisors, which makes it
- * monotone by construction: a smaller target is never reached on an earlier step.
+ * monotone by construction: a smaller target is never reached on an earlier step. The whole is within 15 % of what was
+ * asked up to 1/100, within 40 % up to 1/1000 and within a factor of 2 below, where one attention head more or less
+ * is what there is to choose from.
  *
  * Two widths belong to two parts: the transformer reads T5's states and CLIP's pooled state. They are set by the
  * encoders. While the transformer looks for its step they follow its own width instead, or its staircase would
@@ -39,7 +41,7 @@ void usk_flux_shape_full(enum usk_flux_variant variant, struct usk_flux_shape *r
     };
 }
 
-/* One dimension of a part; unit is also the least that is left of it. */
+/* One dimension of a part; at least something of it is left. */
 struct step {
     size_t offset; /* into the shape; n_steps end with unit 0 */
     uint32_t unit;
@@ -49,9 +51,9 @@ struct step {
 
 static const struct step steps[USK_FLUX_N_PARTS][6] = {
     [USK_FLUX_TRANSFORMER] = { STEP(heads, 1), STEP(double_blocks, 1), STEP(single_blocks, 1) },
-    [USK_FLUX_TEXT_ENCODER_2] = { STEP(t5_width, 64), STEP(t5_heads, 1), STEP(t5_inner, 64), STEP(t5_layers, 1),
-                                  STEP(t5_vocab, 64) },
-    [USK_FLUX_TEXT_ENCODER] = { STEP(clip_heads, 1), STEP(clip_layers, 1), STEP(clip_vocab, 64) },
+    [USK_FLUX_TEXT_ENCODER_2] = { STEP(t5_width, 64), STEP(t5_heads, 1), STEP(t5_inner, 128), STEP(t5_layers, 1),
+                                  STEP(t5_vocab, 256) },
+    [USK_FLUX_TEXT_ENCODER] = { STEP(clip_heads, 1), STEP(clip_layers, 1), STEP(clip_vocab, 256) },
     [USK_FLUX_VAE] = { STEP(vae_width, 8) },
 };
 
@@ -98,15 +100,17 @@ void usk_flux_shape_scaled(enum usk_flux_variant variant, uint64_t divide, struc
     usk_flux_shape_full(variant, &full);
     shape = full;
     for (enum usk_flux_part part = 0; part < USK_FLUX_N_PARTS; part++) {
-        double target = (double)shape_measure(full, part) / (double)divide;
+        double size = (double)shape_measure(full, part), target = size / (double)divide, size_above = size;
         struct usk_flux_shape above = shape;
 
-        while ((double)shape_measure(shape, part) > target) {
+        while (size > target) {
             above = shape;
+            size_above = size;
             if (!shape_descend(&shape, &full, part))
                 break;
+            size = (double)shape_measure(shape, part);
         }
-        if ((double)shape_measure(above, part) * (double)shape_measure(shape, part) < target * target)
+        if (size_above * size < target * target)
             shape = above;
     }
     *ret_shape = shape;

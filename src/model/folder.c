@@ -143,7 +143,7 @@ static int weights_read_index(struct usk_weights *weights, const char *folder, s
     size_t length, n;
     int r;
 
-    r = usk_file_read_text(weights->index_path, USK_INDEX_BYTES_MAX, &text, &length, error);
+    r = usk_model_file_read(weights->index_path, USK_INDEX_BYTES_MAX, &text, &length, error);
     if (r >= 0)
         r = usk_index_parse(text, length, weights->index_path, &weights->index, error);
     if (r < 0)
@@ -157,7 +157,7 @@ static int weights_read_index(struct usk_weights *weights, const char *folder, s
     qsort(names, n, sizeof(*names), folder_compare_names);
     for (size_t i = 0; i < n && r >= 0; i++) {
         if (!i || strcmp(names[i - 1], names[i]))
-            r = weights_add(weights, usk_path_join(folder, names[i]), folder, error);
+            r = weights_add(weights, usk_model_path_join(folder, names[i]), folder, error);
     }
     return r;
 }
@@ -259,7 +259,7 @@ int usk_weights_from_folder(const char *path, struct usk_weights *ret_weights, s
     if (choice.rank < FOLDER_NONE) {
         if (choice.n > 1 || choice.rank == FOLDER_SHARD)
             return folder_refuse_choice(path, &choice, error);
-        chosen = usk_path_join(path, choice.name);
+        chosen = usk_model_path_join(path, choice.name);
         if (!chosen)
             return folder_no_memory(path, error);
         if (strstr(choice.name, ".safetensors.index.")) {

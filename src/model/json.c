@@ -132,7 +132,7 @@ int usk_json_take(struct usk_json *json, size_t max_bytes, json_t **ret_value, s
         char quote[USK_JSON_QUOTE_MAX];
 
         /* jansson has a word for every fault of the text; where it has none, it had no memory. */
-        if (json_error_code(&reason) == json_error_unknown || json_error_code(&reason) == json_error_out_of_memory)
+        if (!reason.text[0] || json_error_code(&reason) == json_error_out_of_memory)
             return json_no_memory(json, error);
         return json_refuse(json, json->at + (size_t)(reason.position > 0 ? reason.position - 1 : 0),
                            usk_json_quote(quote, reason.text), error);
@@ -271,6 +271,9 @@ const char *usk_json_quote(char out[USK_JSON_QUOTE_MAX], const char *name)
 
         out[i] = c < 0x20 || c == 0x7f || is_c1 ? '?' : name[i];
     }
-    strcpy(out + n, n < length ? "..." : "");
+    if (n < length)
+        memcpy(out + n, "...", sizeof("..."));
+    else
+        out[n] = '\0';
     return out;
 }

@@ -114,7 +114,7 @@ static int model_add_part(struct unstick_model *model, const struct usk_pipeline
                           struct unstick_error *error)
 {
     USK_CLEANUP(usk_weights_fini) struct usk_weights weights = { 0 };
-    USK_CLEANUP(usk_freep) char *folder = usk_path_join(path, part->name);
+    USK_CLEANUP(usk_freep) char *folder = usk_model_path_join(path, part->name);
     int r;
 
     if (!folder)
@@ -148,7 +148,7 @@ static int model_read_pipeline(struct unstick_model *model, const char *path, co
     size_t length;
     int r;
 
-    r = usk_file_read_text(index_path, MODEL_INDEX_BYTES_MAX, &text, &length, error);
+    r = usk_model_file_read(index_path, MODEL_INDEX_BYTES_MAX, &text, &length, error);
     if (r >= 0)
         r = usk_pipeline_parse(text, length, index_path, &pipeline, error);
     for (size_t i = 0; i < pipeline.n_parts && r >= 0; i++)
@@ -193,7 +193,7 @@ static int model_read(struct unstick_model *model, const char *path, struct unst
         return usk_error_errno(error, errno, "stat", "cannot open the model %s", path);
     if (!S_ISDIR(st.st_mode))
         return model_read_file(model, path, error);
-    index_path = usk_path_join(path, "model_index.json");
+    index_path = usk_model_path_join(path, "model_index.json");
     if (!index_path)
         return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "model", "no memory to open %s", path);
     if (access(index_path, F_OK) == 0)

@@ -353,7 +353,7 @@ int usk_safetensors_open(const char *path, struct usk_safetensors **ret_safetens
     uint64_t file_bytes, length = 0;
     int r;
 
-    r = usk_file_open(path, &fd, &file_bytes, error);
+    r = usk_model_file_open(path, &fd, &file_bytes, error);
     if (r < 0)
         return r;
     r = safetensors_read_prefix(fd, path, file_bytes, &length, error);

@@ -9,7 +9,8 @@
 #include <unstick/status.h>
 
 /*
- * What can be read about the machine and about others on it, without changing anything and without a CUDA context.
+ * What can be read about the machine and about others on it, without changing anything and without a CUDA
+ * context.
  */
 
 /* --- who holds memory --- */
@@ -39,7 +40,8 @@ int usk_system_holders(const char *root, struct usk_holder holders[USK_HOLDERS_M
 
 struct usk_nvml;
 
-/* library: NULL for the driver's own. UNSTICK_NOT_FOUND if there is none, UNSTICK_DRIVER if it does not start. */
+/* library: NULL for the driver's own. UNSTICK_NOT_FOUND if there is none, UNSTICK_DRIVER if it does not
+ * start. */
 int usk_nvml_open(const char *library, struct usk_nvml **ret_nvml, struct unstick_error *error);
 struct usk_nvml *usk_nvml_close(struct usk_nvml *nvml);
 /* "580.159.03" */
@@ -51,15 +53,15 @@ int usk_nvml_holders(struct usk_nvml *nvml, const char *uuid, struct usk_holder 
 /* --- the system (system.c) --- */
 
 struct usk_system {
-    char os[96];              /* "Debian GNU/Linux 12 (bookworm)" */
-    char kernel[96];          /* "6.1.0-18-amd64" */
-    char machine[32];         /* "x86_64" */
-    unsigned int n_cpus;      /* usable by this process */
-    char huge_pages[16];      /* the system's setting: "always", "madvise", "never"; empty: unknown */
+    char os[96];         /* "Debian GNU/Linux 12 (bookworm)" */
+    char kernel[96];     /* "6.1.0-18-amd64" */
+    char machine[32];    /* "x86_64" */
+    unsigned int n_cpus; /* usable by this process */
+    char huge_pages[16]; /* the system's setting: "always", "madvise", "never"; empty: unknown */
     bool has_cgroup_v2;
     bool is_wsl;
     bool is_container;
-    uint64_t memlock_bytes;   /* soft limit; UINT64_MAX: none */
+    uint64_t memlock_bytes; /* soft limit; UINT64_MAX: none */
 };
 
 /* root: "" for the running system; a folder with proc/, sys/ and etc/ for tests. */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Who else holds memory of a GPU, asked of NVML: the driver's management library, which needs no CUDA context. It comes
- * with the driver and may be absent (containers, WSL), so it is looked up at run time and its few declarations are
- * written here. A process of another PID namespace is listed with a number that means nothing to us and without a name;
- * where the driver does not say how much a process holds (WSL, MIG for others), the amount is unknown, not 0.
+ * Who else holds memory of a GPU, asked of NVML: the driver's management library, which needs no CUDA
+ * context. It comes with the driver and may be absent (containers, WSL), so it is looked up at run time and
+ * its few declarations are written here. A process of another PID namespace is listed with a number that
+ * means nothing to us and without a name; where the driver does not say how much a process holds (WSL, MIG
+ * for others), the amount is unknown, not 0.
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -38,7 +39,8 @@ struct usk_nvml {
     nvml_processes_fn graphics_processes; /* may be missing */
 };
 
-static int nvml_fail(const struct usk_nvml *nvml, struct unstick_error *error, int status, const char *operation)
+static int nvml_fail(const struct usk_nvml *nvml, struct unstick_error *error, int status,
+                     const char *operation)
 {
     return usk_error_set(error, UNSTICK_DRIVER, status, operation, "NVML: %s failed: %s (%d)", operation,
                          nvml->error_text(status), status);
@@ -61,7 +63,8 @@ static bool nvml_load(struct usk_nvml *nvml)
     NVML_LOAD(error_text, "nvmlErrorString", NULL);
     NVML_LOAD(driver_version, "nvmlSystemGetDriverVersion", NULL);
     NVML_LOAD(device_by_uuid, "nvmlDeviceGetHandleByUUID", NULL);
-    NVML_LOAD(compute_processes, "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2");
+    NVML_LOAD(compute_processes, "nvmlDeviceGetComputeRunningProcesses_v3",
+              "nvmlDeviceGetComputeRunningProcesses_v2");
     NVML_LOAD(graphics_processes, "nvmlDeviceGetGraphicsRunningProcesses_v3",
               "nvmlDeviceGetGraphicsRunningProcesses_v2");
 #undef NVML_LOAD
@@ -76,15 +79,16 @@ int usk_nvml_open(const char *library, struct usk_nvml **ret_nvml, struct unstic
     int r, status;
 
     if (!nvml)
-        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "out of host memory to open %s", name);
+        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "out of host memory to open %s",
+                             name);
     nvml->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (!nvml->library) {
         r = usk_error_set(error, UNSTICK_NOT_FOUND, 0, "dlopen", "NVML (%s) is not there", name);
         goto fail_nvml;
     }
     if (!nvml_load(nvml)) {
-        r = usk_error_set(error, UNSTICK_DRIVER_TOO_OLD, 0, "dlsym", "NVML (%s) is too old; driver 470 or newer is needed",
-                          name);
+        r = usk_error_set(error, UNSTICK_DRIVER_TOO_OLD, 0, "dlsym",
+                          "NVML (%s) is too old; driver 470 or newer is needed", name);
         goto fail_library;
     }
     status = nvml->init();
@@ -129,8 +133,8 @@ static bool holders_have(const struct usk_holder *holders, size_t n, int pid)
     return false;
 }
 
-static int nvml_add_processes(struct usk_nvml *nvml, nvml_processes_fn list, void *device, struct usk_holder *holders,
-                              size_t *n, struct unstick_error *error)
+static int nvml_add_processes(struct usk_nvml *nvml, nvml_processes_fn list, void *device,
+                              struct usk_holder *holders, size_t *n, struct unstick_error *error)
 {
     struct nvml_process processes[NVML_MAX_PROCESSES];
     unsigned int n_processes = NVML_MAX_PROCESSES;

@@ -45,7 +45,7 @@ static void test_holders(void **unused)
     assert_int_equal(holders[3].pid, 2147483647);
     assert_true(!holders[3].bytes);
 
-    assert_int_equal(usk_nvml_holders(nvml, "GPU-1", holders, &n, &error), UNSTICK_DRIVER);
+    assert_int_equal(usk_nvml_holders(nvml, "GPU-unknown", holders, &n, &error), UNSTICK_DRIVER);
     assert_int_equal(error.native, 6);
     assert_non_null(strstr(error.text, "Not Found"));
     usk_nvml_close(nvml);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Readings of the system. Each one may be missing (a container hides files, a kernel is built without a feature), and
- * a reading that is missing is left out, never guessed; only what every Linux has is an error. All files are looked up
- * below `root`, so that tests bring their own.
+ * Readings of the system. Each one may be missing (a container hides files, a kernel is built without a
+ * feature), and a reading that is missing is left out, never guessed; only what every Linux has is an error.
+ * All files are looked up below `root`, so that tests bring their own.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -119,7 +119,8 @@ void usk_holders_sort(struct usk_holder *holders, size_t n_holders)
     qsort(holders, n_holders, sizeof(*holders), holder_compare);
 }
 
-const char *usk_holders_format(char *text, size_t size, const struct usk_holder *holders, size_t n_holders, size_t most)
+const char *usk_holders_format(char *text, size_t size, const struct usk_holder *holders, size_t n_holders,
+                               size_t most)
 {
     size_t length = 0;
 
@@ -131,9 +132,9 @@ const char *usk_holders_format(char *text, size_t size, const struct usk_holder 
             snprintf(text + length, size - length, " and %zu more", n_holders - most);
             break;
         }
-        length += (size_t)snprintf(text + length, size - length, "%s%s (pid %d) %s", i ? ", " : "", holders[i].name,
-                                   holders[i].pid,
-                                   holders[i].bytes ? usk_size_format(bytes, holders[i].bytes) : "an unknown amount");
+        length += (size_t)snprintf(
+            text + length, size - length, "%s%s (pid %d) %s", i ? ", " : "", holders[i].name, holders[i].pid,
+            holders[i].bytes ? usk_size_format(bytes, holders[i].bytes) : "an unknown amount");
     }
     return text;
 }

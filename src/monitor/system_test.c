@@ -65,7 +65,8 @@ static void test_system(void **unused)
     put("/proc/sys/kernel/osrelease", "5.15.90.1-microsoft-standard-WSL2\n");
     put("/sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]\n");
     put("/sys/fs/cgroup/cgroup.controllers", "cpu memory\n");
-    put("/etc/os-release", "NAME=\"Debian\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\n");
+    put("/etc/os-release",
+        "NAME=\"Debian\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\n");
     put("/.dockerenv", "");
     assert_int_equal(usk_system_read(root, &system, NULL), UNSTICK_OK);
     assert_string_equal(system.kernel, "5.15.90.1-microsoft-standard-WSL2");

@@ -23,7 +23,8 @@ static int read_hold(struct unstick_region *region, uint64_t offset, uint64_t by
         return usk_context_fail_forked(error);
     usk_context_lock(ctx);
     size = region->bytes;
-    is_busy = region->n_exclusive;
+    /* A task that only waits for leases to end waits for this one, too. */
+    is_busy = region->is_moving;
     if (!is_busy)
         region->n_leases++;
     usk_context_unlock(ctx);

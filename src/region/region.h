@@ -63,6 +63,7 @@ struct unstick_region {
     unsigned int n_refs;          /* lock */
     unsigned int n_leases;        /* lock */
     unsigned int n_exclusive;     /* lock: tasks that have not ended and let nobody in */
+    bool is_moving;               /* lock: an exclusive task has started and not ended */
     bool is_revoked;              /* lock */
     bool has_been_leased;         /* lock */
     bool is_wanted;               /* lock: a lease was asked for, evictions end early; until no task is exclusive */

@@ -63,8 +63,10 @@ static bool task_try_start(struct unstick_task *task)
     may_start = !region->holder && !(task->is_exclusive && region->n_leases);
     for (const struct unstick_task *earlier = task->ctx->tasks; earlier != task && may_start; earlier = earlier->next)
         may_start = earlier->region != region;
-    if (may_start)
+    if (may_start) {
         region->holder = task;
+        region->is_moving = task->is_exclusive;
+    }
     usk_context_unlock(task->ctx);
     return may_start;
 }
@@ -149,8 +151,10 @@ static void task_end(struct unstick_task *task, int status, uint64_t now_ns)
     if (task->kind == USK_TASK_LOAD && status == UNSTICK_OK)
         region->used_bytes = usk_max(region->used_bytes, region->bytes);
     task->published = task->result;
-    if (region->holder == task)
+    if (region->holder == task) {
         region->holder = NULL;
+        region->is_moving = false;
+    }
     region->n_exclusive -= task->is_exclusive;
     region->is_wanted &= region->n_exclusive != 0;
     queue_remove(ctx, task);

@@ -8,27 +8,55 @@
 
 #include "base/log.h"
 
+#define N_GRANULES 1024
+
+uint64_t fixture_granule_bytes = UINT64_C(64) << 10;
+static const char *fixture_gpu; /* what to open; NULL: a host device */
+static struct usk_device *fixture_keeper; /* keeps the GPU's context between fixtures: making one takes long */
+
+bool fixture_init(void)
+{
+    const char *spec = getenv("UNSTICK_TEST_DEVICE");
+
+    if (!spec || strncmp(spec, "cuda:", 5) != 0)
+        return true;
+    if (usk_cuda_open(spec + 5, -1, NULL, &fixture_keeper, NULL) != UNSTICK_OK)
+        return false;
+    fixture_gpu = spec + 5;
+    fixture_granule_bytes = fixture_keeper->caps.granularity_bytes;
+    return true;
+}
+
+static int fixture_open_inner(struct fixture *fixture, struct unstick_error *error)
+{
+    struct usk_log log = { 0 };
+
+    fixture->is_host = !fixture_gpu;
+    if (fixture_gpu)
+        return usk_cuda_open(fixture_gpu, fixture->ctx->event_fd, &log, &fixture->inner, error);
+    return usk_host_open(N_GRANULES * GRANULE, fixture->ctx->event_fd, &log, &fixture->inner, error);
+}
+
 void fixture_open(struct fixture *fixture, const struct fixture_options *options)
 {
     struct unstick_context_options context_options = {
         .size = sizeof(context_options),
-        .host_bytes = options && options->host_bytes ? options->host_bytes : UINT64_C(256) << 20,
+        .host_bytes = options && options->host_bytes ? options->host_bytes : UINT64_C(1) << 30,
     };
     struct unstick_device_options device_options = {
         .size = sizeof(device_options),
         .granule_bytes = GRANULE,
-        .limit_bytes = options ? options->limit_bytes : 0,
+        .limit_bytes = options && options->limit_bytes ? options->limit_bytes : N_GRANULES * GRANULE,
     };
-    struct usk_log log = { 0 };
     struct unstick_error error = { 0 };
-    uint64_t device_bytes = options && options->device_bytes ? options->device_bytes : UINT64_C(64) << 20;
 
     memset(fixture, 0, sizeof(*fixture));
     snprintf(fixture->directory, sizeof(fixture->directory), "/tmp/unstick-test-XXXXXX");
     assert_non_null(mkdtemp(fixture->directory));
     assert_int_equal(unstick_context_new(&context_options, &fixture->ctx, &error), UNSTICK_OK);
-    assert_int_equal(usk_host_open(device_bytes, fixture->ctx->event_fd, &log, &fixture->host, &error), UNSTICK_OK);
-    assert_int_equal(usk_fault_open(fixture->host, &fixture->fault, &error), UNSTICK_OK);
+    if (fixture_open_inner(fixture, &error) != UNSTICK_OK)
+        fail_msg("%s", error.text);
+    assert_int_equal(usk_fault_open(fixture->inner, &fixture->fault, &error), UNSTICK_OK);
     if (usk_device_adopt(fixture->ctx, fixture->fault, &device_options, &fixture->dev, &error) != UNSTICK_OK)
         fail_msg("%s", error.text);
 }
@@ -38,6 +66,32 @@ void fixture_close(struct fixture *fixture)
     usk_fault_set(fixture->fault, NULL);
     unstick_context_free(fixture->ctx);
     rmdir(fixture->directory);
+}
+
+static void fixture_finish_copy(struct fixture *fixture)
+{
+    uint64_t ticket;
+    int r;
+
+    assert_int_equal(fixture->inner->ops->mark(fixture->inner, USK_LANE_UP, &ticket, NULL), UNSTICK_OK);
+    while ((r = usk_device_poll(fixture->inner, ticket, NULL)) == UNSTICK_PENDING)
+        continue;
+    assert_int_equal(r, UNSTICK_OK);
+}
+
+uint8_t fixture_peek(struct fixture *fixture, uint64_t address)
+{
+    uint8_t value = 0;
+
+    assert_int_equal(fixture->inner->ops->copy_down(fixture->inner, USK_LANE_UP, &value, address, 1, NULL), UNSTICK_OK);
+    fixture_finish_copy(fixture);
+    return value;
+}
+
+void fixture_poke(struct fixture *fixture, uint64_t address, uint8_t value)
+{
+    assert_int_equal(fixture->inner->ops->copy_up(fixture->inner, USK_LANE_UP, address, &value, 1, NULL), UNSTICK_OK);
+    fixture_finish_copy(fixture);
 }
 
 void fixture_fill(uint8_t *bytes, uint64_t n, uint64_t seed)

@@ -4,6 +4,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,19 +16,26 @@
 #include "device/host/host.h"
 #include "region/region.h"
 
-/* A context with a small host device behind a fault device: granules of 64 KiB, so that a test of many is quick. */
-#define GRANULE (UINT64_C(64) << 10)
+/*
+ * A context with a small device behind a fault device: a host device, or the GPU that UNSTICK_TEST_DEVICE names
+ * ("cuda:0"). Granules are as small as the device allows, so that a test of many is quick.
+ */
+extern uint64_t fixture_granule_bytes;
+#define GRANULE fixture_granule_bytes
+
+/* For main(): which device it is; false if it is not there (exit with 77). */
+bool fixture_init(void);
 
 struct fixture {
     struct unstick_context *ctx;
-    struct usk_device *host;  /* closed with the context */
-    struct usk_device *fault; /* wraps host */
+    struct usk_device *inner; /* closed with the context */
+    struct usk_device *fault; /* wraps inner */
     struct unstick_device *dev;
+    bool is_host;
     char directory[64];       /* for files; removed at the end */
 };
 
 struct fixture_options {
-    uint64_t device_bytes; /* 0: 64 MiB */
     uint64_t limit_bytes;
     uint64_t host_bytes;
 };
@@ -47,6 +55,10 @@ struct fixture_file {
 
 void fixture_file_open(struct fixture *fixture, struct fixture_file *file, uint64_t bytes, uint64_t seed);
 void fixture_file_close(struct fixture_file *file);
+
+/* One byte of the device, as a stray kernel would read or write it. */
+uint8_t fixture_peek(struct fixture *fixture, uint64_t address);
+void fixture_poke(struct fixture *fixture, uint64_t address, uint8_t value);
 
 /* Fills memory with seeded bytes. */
 void fixture_fill(uint8_t *bytes, uint64_t n, uint64_t seed);

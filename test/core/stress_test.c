@@ -154,5 +154,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_threads) };
 
+    if (!fixture_init())
+        return 77;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -67,7 +67,7 @@ static void context_stop(struct fake_context *context)
     for (size_t i = fake.streams.n; i-- > 0;) {
         struct fake_stream *stream = fake.streams.values[i];
 
-        if (stream->context != context)
+        if (stream->context != context || stream->is_destroyed)
             continue;
         fake.n_left_behind += stream->is_callers;
         fake_stream_destroy(stream);

@@ -184,6 +184,13 @@ int fakecuda_set(const char *assignment)
     return is_done ? 0 : -1;
 }
 
+static void control_let_go(void)
+{
+    fake.hold = FAKE_HOLD_NONE;
+    for (size_t i = 0; i < fake.streams.n; i++)
+        ((struct fake_stream *)fake.streams.values[i])->hold = FAKE_HOLD_NONE;
+}
+
 void fakecuda_reset(void)
 {
     control_lock();
@@ -196,9 +203,7 @@ void fakecuda_reset(void)
             device->primary->sticky = 0;
         device->n_lags = 0;
     }
-    fake.is_all_held = false;
-    for (size_t i = 0; i < fake.streams.n; i++)
-        ((struct fake_stream *)fake.streams.values[i])->is_held = false;
+    control_let_go();
     memset(&fake.misuse, 0, sizeof(fake.misuse));
     fake.n_left_behind = 0;
     fake_settings_load();
@@ -296,8 +301,11 @@ void fakecuda_live(struct fakecuda_live *ret_live)
     }
     for (size_t i = 0; i < fake.contexts.n; i++)
         live.contexts += !((struct fake_context *)fake.contexts.values[i])->is_primary;
-    for (size_t i = 0; i < fake.streams.n; i++)
-        live.streams += ((struct fake_stream *)fake.streams.values[i])->is_callers;
+    for (size_t i = 0; i < fake.streams.n; i++) {
+        const struct fake_stream *stream = fake.streams.values[i];
+
+        live.streams += stream->is_callers && !stream->is_destroyed;
+    }
     live.events = fake.events.n;
     live.modules = fake.modules.n;
     live.host_functions = fake.n_host_functions;
@@ -314,17 +322,18 @@ void fakecuda_misuse(struct fakecuda_misuse *ret_misuse)
     fake_unlock();
 }
 
-int fakecuda_hold(void *stream, int is_held)
+int fakecuda_hold(void *stream, int how)
 {
     struct fake_stream *found = NULL;
 
     control_lock();
     if (!stream) {
-        fake.is_all_held = is_held;
+        control_let_go();
+        fake.hold = how;
     } else {
         found = fake_map_find(&fake.streams, (uint64_t)(uintptr_t)stream);
         if (found)
-            found->is_held = is_held;
+            found->hold = how;
     }
     pthread_cond_broadcast(&fake.changed);
     fake_unlock();

@@ -10,38 +10,20 @@
 #include "fake.h"
 
 struct copy_job {
-    struct fake_context *context;
+    struct fake_stream *stream;
     const struct fake_work *work;
-    unsigned char *other; /* the host's side, or the piece of `from` at hand */
-    bool is_up, is_broken;
+    uint64_t started_ns, delay_ns;
+    double gbps;
+    bool is_broken;
 };
 
-static void copy_visit_host(void *userdata, unsigned char *piece, uint64_t offset, uint64_t bytes)
+static void copy_visit_write(void *userdata, unsigned char *piece, uint64_t offset, uint64_t bytes)
 {
-    struct copy_job *job = userdata;
-
-    if (job->is_up)
-        memcpy(piece, job->other + offset, bytes);
-    else
-        memcpy(job->other + offset, piece, bytes);
+    memcpy(piece, (const unsigned char *)userdata + offset, bytes);
 }
 
-/* A piece of `from` is pinned: the same for what it is copied to. */
-static void copy_visit_from(void *userdata, unsigned char *piece, uint64_t offset, uint64_t bytes)
+static void copy_fill_piece(const struct fake_work *work, unsigned char *piece, uint64_t offset, uint64_t bytes)
 {
-    struct copy_job *job = userdata;
-    struct copy_job inner = {.other = piece, .is_up = true};
-
-    fake_lock();
-    if (!fake_memory_visit(job->context, job->work->to.address + offset, bytes, CU_MEM_ACCESS_READWRITE,
-                           copy_visit_host, &inner))
-        job->is_broken = true;
-    fake_unlock();
-}
-
-static void copy_visit_fill(void *userdata, unsigned char *piece, uint64_t offset, uint64_t bytes)
-{
-    const struct fake_work *work = ((struct copy_job *)userdata)->work;
     unsigned char pattern[4];
 
     if (work->pattern_bytes == 1) {
@@ -53,52 +35,67 @@ static void copy_visit_fill(void *userdata, unsigned char *piece, uint64_t offse
         piece[i] = pattern[(offset + i) % sizeof(pattern)];
 }
 
-static void copy_slow_down(uint64_t started_ns, uint64_t bytes)
+/* Keeps the memory in use as long as a slow link would, and as a test that holds the stream. */
+static void copy_take_time(const struct copy_job *job, uint64_t done_bytes)
 {
-    uint64_t until_ns = fake.settings.copy_delay_ms * UINT64_C(1000000);
+    uint64_t ns = job->delay_ns;
     struct timespec until;
 
-    if (fake.settings.copy_gbps > 0)
-        until_ns += (uint64_t)((double)bytes / fake.settings.copy_gbps);
-    if (!until_ns)
-        return;
-    until_ns += started_ns;
-    until = (struct timespec){.tv_sec = (time_t)(until_ns / UINT64_C(1000000000)),
-                              .tv_nsec = (long)(until_ns % UINT64_C(1000000000))};
-    fake_unlock();
-    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL))
-        ;
+    if (job->gbps > 0)
+        ns += (uint64_t)((double)done_bytes / job->gbps);
+    if (ns) {
+        ns += job->started_ns;
+        until = (struct timespec){.tv_sec = (time_t)(ns / UINT64_C(1000000000)),
+                                  .tv_nsec = (long)(ns % UINT64_C(1000000000))};
+        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL))
+            ;
+    }
     fake_lock();
+    while (fake_stream_is_held(job->stream, FAKE_HOLD_END))
+        pthread_cond_wait(&fake.changed, &fake.lock);
+    fake_unlock();
 }
 
-void fake_copy_run(struct fake_context *context, const struct fake_work *work)
+/* A piece of the device's side is pinned; in a copy across, of `from`: the same then for what it is copied to. */
+static void copy_visit(void *userdata, unsigned char *piece, uint64_t offset, uint64_t bytes)
 {
-    struct copy_job job = {.context = context, .work = work, .is_up = work->from.host != NULL};
-    uint64_t started_ns = fake_now_ns();
-    bool is_good;
+    struct copy_job *job = userdata;
+    const struct fake_work *work = job->work;
 
     if (work->kind == FAKE_WORK_FILL) {
-        is_good = fake_memory_visit(context, work->to.address, work->bytes, CU_MEM_ACCESS_READWRITE, copy_visit_fill,
-                                    &job);
+        copy_fill_piece(work, piece, offset, bytes);
     } else if (work->from.host) {
-        job.other = work->from.host;
-        is_good = fake_memory_visit(context, work->to.address, work->bytes, CU_MEM_ACCESS_READWRITE, copy_visit_host,
-                                    &job);
+        memcpy(piece, work->from.host + offset, bytes);
     } else if (work->to.host) {
-        job.other = work->to.host;
-        is_good = fake_memory_visit(context, work->from.address, work->bytes, CU_MEM_ACCESS_READ, copy_visit_host,
-                                    &job);
+        memcpy(work->to.host + offset, piece, bytes);
     } else {
-        is_good = fake_memory_visit(context, work->from.address, work->bytes, CU_MEM_ACCESS_READ, copy_visit_from,
-                                    &job);
+        fake_lock();
+        if (!fake_memory_visit(job->stream->context, work->to.address + offset, bytes, CU_MEM_ACCESS_READWRITE,
+                               copy_visit_write, piece))
+            job->is_broken = true;
+        fake_unlock();
     }
-    if (!is_good || job.is_broken) {
-        /* It was good when it was submitted. */
-        fake.misuse.unmapped_in_use++;
-        fake_context_fail(context, CUDA_ERROR_ILLEGAL_ADDRESS);
+    copy_take_time(job, offset + bytes);
+}
+
+void fake_copy_run(struct fake_stream *stream, const struct fake_work *work)
+{
+    struct copy_job job = {
+        .stream = stream,
+        .work = work,
+        .started_ns = fake_now_ns(),
+        .delay_ns = fake.settings.copy_delay_ms * UINT64_C(1000000),
+        .gbps = fake.settings.copy_gbps,
+    };
+    bool is_read = work->kind == FAKE_WORK_COPY && !work->from.host;
+
+    if (fake_memory_visit(stream->context, is_read ? work->from.address : work->to.address, work->bytes,
+                          is_read ? CU_MEM_ACCESS_READ : CU_MEM_ACCESS_READWRITE, copy_visit, &job) &&
+        !job.is_broken)
         return;
-    }
-    copy_slow_down(started_ns, work->bytes);
+    /* It was good when it was submitted. */
+    fake.misuse.unmapped_in_use++;
+    fake_context_fail(stream->context, CUDA_ERROR_ILLEGAL_ADDRESS);
 }
 
 static CUresult copy_check(struct fake_context *context, struct fake_work *work)

@@ -157,6 +157,8 @@ struct fake_capture {
     struct fake_stream *origin;
 };
 
+enum fake_hold { FAKE_HOLD_NONE, FAKE_HOLD_START, FAKE_HOLD_END };
+
 struct fake_stream {
     uint64_t id;
     struct fake_context *context;
@@ -165,7 +167,8 @@ struct fake_stream {
     uint64_t n_submitted, n_done;
     struct fake_capture *capture;
     unsigned int n_refs;
-    bool has_thread, is_destroyed, is_held, is_callers;
+    int hold;                 /* enum fake_hold */
+    bool has_thread, is_destroyed, is_callers;
 };
 
 struct fake_event {
@@ -204,7 +207,8 @@ struct fake_world {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     atomic_bool is_forked;
-    bool is_initialized, is_all_held;
+    bool is_initialized;
+    int hold; /* enum fake_hold, for all streams */
     struct fake_settings settings;
     struct fake_device devices[FAKE_MAX_DEVICES];
     struct fake_map contexts, streams, events, modules, entries, handles, reservations, mappings, registrations, graphs;
@@ -295,6 +299,8 @@ void fake_work_free(struct fake_work *work);
 CUresult fake_stream_submit(struct fake_stream *stream, struct fake_work *work);
 /* Waits for it with the lock let go. */
 void fake_stream_drain(struct fake_stream *stream);
+/* True while a test keeps the stream's work from starting (or, if that is asked, from ending). */
+bool fake_stream_is_held(const struct fake_stream *stream, int hold);
 bool fake_stream_is_idle(const struct fake_stream *stream);
 
 void fake_marks_clear(struct fake_marks *marks);
@@ -305,7 +311,7 @@ bool fake_marks_are_passed(const struct fake_marks *marks);
 void fake_marks_of_stream(struct fake_marks *marks, struct fake_stream *stream);
 
 /* copy.c */
-void fake_copy_run(struct fake_context *context, const struct fake_work *work);
+void fake_copy_run(struct fake_stream *stream, const struct fake_work *work);
 
 /* event.c */
 void fake_event_destroy(struct fake_event *event);

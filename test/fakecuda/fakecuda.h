@@ -90,8 +90,8 @@ struct fakecuda_misuse {
     X(uint64_t, backed_bytes, (int device))                                                                  \
     X(void, live, (struct fakecuda_live * ret_live))                                                         \
     X(void, misuse, (struct fakecuda_misuse * ret_misuse))                                                   \
-    /* Submitted work stays where it is until let go; stream NULL: on all streams. */                        \
-    X(int, hold, (void *stream, int is_held))                                                                \
+    /* 1: no work starts; 2: copies and fills start and do not end; 0: let go. stream NULL: all streams. */  \
+    X(int, hold, (void *stream, int how))                                                                    \
     /* Capture as cuStreamBeginCapture (mode 0 global, 1 thread-local, 2 relaxed); end says how it went. */  \
     X(int, capture_begin, (void *stream, int mode))                                                          \
     X(int, capture_end, (void *stream))                                                                      \

@@ -227,7 +227,6 @@ static void mapping_free(struct fake_mapping *mapping)
 
     if (mmap(at, mapping->bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != at)
         abort();
-    fake.misuse.unmapped_in_use += mapping->n_in_use > 0;
     fake_map_remove(&fake.mappings, mapping->address);
     mapping->is_gone = true;
     mapping_collect(mapping);

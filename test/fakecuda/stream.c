@@ -25,6 +25,11 @@ void fake_stream_unref(struct fake_stream *stream)
         free(stream);
 }
 
+bool fake_stream_is_held(const struct fake_stream *stream, int hold)
+{
+    return !stream->context->sticky && (fake.hold == hold || stream->hold == hold);
+}
+
 bool fake_stream_is_idle(const struct fake_stream *stream)
 {
     return stream->n_done == stream->n_submitted;
@@ -113,7 +118,7 @@ static void stream_run_work(struct fake_stream *stream, const struct fake_work *
     switch (work->kind) {
     case FAKE_WORK_COPY:
     case FAKE_WORK_FILL:
-        fake_copy_run(stream->context, work);
+        fake_copy_run(stream, work);
         break;
     case FAKE_WORK_KERNEL:
         work->kernel->run(stream->context, work);
@@ -134,7 +139,7 @@ static bool stream_may_start(const struct fake_stream *stream)
 {
     if (stream->context->sticky)
         return true;
-    return !fake.is_all_held && !stream->is_held && fake_marks_are_passed(&stream->first->after);
+    return !fake_stream_is_held(stream, FAKE_HOLD_START) && fake_marks_are_passed(&stream->first->after);
 }
 
 static void *stream_run(void *userdata)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A libnvidia-ml.so.1 with one GPU, told what to do by the test through environment variables. */
+/* A libnvidia-ml.so.1 with the same processes on every GPU; FAKE_NVML_FAILS names the call that fails. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,7 +53,7 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, void **ret_device)
     static int device;
 
     *ret_device = &device;
-    return strcmp(uuid, "GPU-0") ? 6 : 0;
+    return strcmp(uuid, "GPU-unknown") ? 0 : 6;
 }
 
 int nvmlDeviceGetComputeRunningProcesses_v2(void *device, unsigned int *n, struct process *processes)
