@@ -10,11 +10,11 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <fakecuda.h>
 
 #include "base/os.h"
 #include "device/cuda/cuda.h"
 #include "device/cuda/driver.h"
-#include "fakecuda.h"
 
 /*
  * What the tests of the CUDA back end share: the fake driver, a copy of its table in which a test may put functions of
