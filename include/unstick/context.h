@@ -24,6 +24,7 @@ extern "C" {
 
 struct unstick_context;
 
+/** How much the log says; each level includes the ones above it. */
 enum unstick_log_level {
     UNSTICK_LOG_ERROR = 0,
     UNSTICK_LOG_WARNING = 1,

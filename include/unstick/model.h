@@ -25,7 +25,7 @@ struct unstick_tensor {
     const char *dtype;     /**< the format's name, such as "BF16" */
     unsigned int n_dims;   /**< length of shape */
     const uint64_t *shape; /**< elements per dimension */
-    uint32_t file;         /**< index into unstick_component.paths */
+    uint32_t file;         /**< index into unstick_layout.paths */
     uint64_t file_offset;  /**< first byte, from the start of the file */
     uint64_t bytes;        /**< size in the file and on the device */
     uint64_t region_offset; /**< where it lies in the component's region, a multiple of 512; 0 for metadata */

@@ -43,7 +43,7 @@ struct unstick_region_options {
 /** What a region holds. */
 struct unstick_region_info {
     size_t size;             /**< sizeof(struct unstick_region_info), set by the caller */
-    enum unstick_region_state state;
+    enum unstick_region_state state; /**< where the bytes are, as a whole */
     uint64_t address;        /**< first device address */
     uint64_t bytes;          /**< size */
     uint64_t reserve_bytes;  /**< size of the address range */
@@ -102,6 +102,7 @@ UNSTICK_EXPORT int unstick_region_read(struct unstick_region *region, uint64_t o
 UNSTICK_EXPORT int unstick_region_write(struct unstick_region *region, uint64_t offset, const void *buffer,
                                         size_t bytes, struct unstick_error *error);
 
+/** Flags of unstick_lease_begin(). */
 enum unstick_lease_flags {
     UNSTICK_LEASE_CANCEL_EVICTION = 1u << 0, /**< an eviction that is under way is cancelled instead of awaited */
 };

@@ -49,6 +49,7 @@ extern "C" {
     X(DEVICE_LOST, -200, "the device was lost")                                                              \
     X(DRIVER_TOO_OLD, -201, "the driver is too old")
 
+/** The statuses of UNSTICK_STATUS_MAP. */
 enum unstick_status {
 #define UNSTICK_STATUS_ENUM(_name, _value, _text) UNSTICK_##_name = (_value),
     UNSTICK_STATUS_MAP(UNSTICK_STATUS_ENUM)

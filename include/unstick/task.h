@@ -41,6 +41,7 @@ enum unstick_fence {
     UNSTICK_FENCE_NONE = 2,    /**< nothing: the caller knows that the region is idle */
 };
 
+/** Flags of unstick_task_options. */
 enum unstick_task_flags {
     UNSTICK_TASK_VERIFY = 1u << 0,    /**< restore, load: hash what arrived and compare it with the backup */
     UNSTICK_TASK_HAND_OVER = 1u << 1, /**< evict: keep the physical memory for a task that names this one as a source */

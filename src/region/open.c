@@ -55,7 +55,7 @@ static int open_driver(struct unstick_context *ctx, const char *spec, struct usk
         return open_host(ctx, bytes, ret_driver, error);
     }
     return usk_error_set(error, UNSTICK_NO_DEVICE, 0, "unstick_device_open",
-                         "no device \"%s\"; use auto, cuda:N, cuda:GPU-<uuid> or host:SIZE", spec);
+                         "no such device; use auto, cuda:N, cuda:GPU-<uuid> or host:SIZE");
 }
 
 static int open_check_granule(const struct usk_device_caps *caps, uint64_t granule_bytes, struct unstick_error *error)
@@ -122,6 +122,7 @@ fail_driver:
 int unstick_device_open(struct unstick_context *ctx, const char *spec, const struct unstick_device_options *options,
                         struct unstick_device **ret_dev, struct unstick_error *error)
 {
+    struct unstick_error why = { 0 };
     struct usk_device *driver;
     int r;
 
@@ -129,9 +130,12 @@ int unstick_device_open(struct unstick_context *ctx, const char *spec, const str
         return usk_context_fail_forked(error);
     if (!spec)
         return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "unstick_device_open", "no device was named");
-    r = open_driver(ctx, spec, &driver, error);
-    if (r < 0)
+    r = open_driver(ctx, spec, &driver, &why);
+    if (r < 0) {
+        usk_error_set(error, r, why.native, why.operation, "%s: %s", spec, why.text);
+        usk_error_shortage(error, why.required_bytes, why.available_bytes);
         return r;
+    }
     return usk_device_adopt(ctx, driver, options, ret_dev, error);
 }
 

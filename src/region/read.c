@@ -23,7 +23,8 @@ static int read_hold(struct unstick_region *region, uint64_t offset, uint64_t by
         return usk_context_fail_forked(error);
     usk_context_lock(ctx);
     size = region->bytes;
-    is_busy = region->n_exclusive;
+    /* A task that only waits for leases to end waits for this one, too. */
+    is_busy = region->is_moving;
     if (!is_busy)
         region->n_leases++;
     usk_context_unlock(ctx);
@@ -89,8 +90,8 @@ static int read_fail_contents(const struct unstick_region *region, uint64_t offs
                          region->name, (unsigned long long)offset);
 }
 
-/* One piece within one granule. */
-static int read_piece(struct unstick_region *region, uint64_t offset, void *buffer, uint64_t bytes,
+/* One piece within one granule, as far as is known from where it is to be had. */
+static int read_piece_once(struct unstick_region *region, uint64_t offset, void *buffer, uint64_t bytes,
                       struct unstick_error *error)
 {
     struct unstick_device *dev = region->dev;
@@ -117,6 +118,16 @@ static int read_piece(struct unstick_region *region, uint64_t offset, void *buff
     }
     usk_baton_give(dev->ctx);
     return is_submitted ? read_wait(dev, ticket, error) : r;
+}
+
+static int read_piece(struct unstick_region *region, uint64_t offset, void *buffer, uint64_t bytes,
+                      struct unstick_error *error)
+{
+    int r = read_piece_once(region, offset, buffer, bytes, error);
+
+    if (r == UNSTICK_DEVICE_LOST && !atomic_exchange(&region->dev->is_lost, true))
+        r = read_piece_once(region, offset, buffer, bytes, error);
+    return r;
 }
 
 static int write_piece(struct unstick_region *region, uint64_t offset, const void *buffer, uint64_t bytes,

@@ -79,6 +79,26 @@ enum unstick_region_state usk_region_state(const struct unstick_region *region)
     return census->n_resident ? UNSTICK_REGION_PARTIAL : UNSTICK_REGION_EVICTED;
 }
 
+void usk_region_trim(struct unstick_region *region)
+{
+    bool has_arena = false, has_backing = false;
+
+    for (uint32_t i = 0; i < region->n_reserved; i++) {
+        const struct usk_blob *blob = region->granules[i].blob;
+
+        has_arena |= blob && blob->arena;
+        has_backing |= blob && blob->backing;
+    }
+    if (!has_arena) {
+        usk_arena_free(region->arena);
+        region->arena = NULL;
+    }
+    if (!has_backing) {
+        usk_backing_free(region->backing);
+        region->backing = NULL;
+    }
+}
+
 /* [baton] Takes everything away and frees the region. Without a device there is nothing to give back but our own. */
 static void region_end(struct unstick_region *region)
 {
@@ -103,8 +123,7 @@ static void region_end(struct unstick_region *region)
         ops->unreserve(region->dev->driver, region->address, region->reserve_bytes, NULL);
     for (size_t i = 0; i < region->n_fences; i++)
         usk_device_drop(region->dev->driver, region->fences[i]);
-    if (!region->is_arena_leaked)
-        usk_arena_free(region->arena);
+    usk_arena_free(region->arena);
     usk_backing_free(region->backing);
     free(region->fences);
     free(region->granules);

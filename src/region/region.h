@@ -58,12 +58,12 @@ struct unstick_region {
     struct usk_granule *granules; /* baton; n_reserved of them */
     struct usk_arena *arena;      /* baton: made by the first backup into host memory */
     struct usk_backing *backing;  /* baton: the files it was loaded from, while blobs refer to them */
-    bool is_arena_leaked;         /* baton: a copy into it may run for ever, it is never given back */
     bool was_evicted;             /* baton: since the sentinels were checked last */
 
     unsigned int n_refs;          /* lock */
     unsigned int n_leases;        /* lock */
     unsigned int n_exclusive;     /* lock: tasks that have not ended and let nobody in */
+    bool is_moving;               /* lock: an exclusive task has started and not ended */
     bool is_revoked;              /* lock */
     bool has_been_leased;         /* lock */
     bool is_wanted;               /* lock: a lease was asked for, evictions end early; until no task is exclusive */
@@ -80,6 +80,8 @@ uint64_t usk_region_granule_address(const struct unstick_region *region, uint32_
 /* Granules that cover the region's bytes. [lock or baton] */
 uint32_t usk_region_n_granules(const struct unstick_region *region);
 
+/* [baton] Gives up the arena and the files that no blob refers to any more. */
+void usk_region_trim(struct unstick_region *region);
 /* [baton] Takes the census of the granules and publishes it. */
 void usk_region_publish(struct unstick_region *region);
 /* [lock] What the published figures amount to. */

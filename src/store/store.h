@@ -30,13 +30,18 @@
  * marked [blocks]. The counters of the budget may be read by any thread.
  */
 
-/* What host memory the context holds, against its limit. One per context. */
+/* What host memory the context holds, against its limit. One per context. The limit is for pinned, pageable and ring
+ * bytes together; file_bytes are the page cache's and are counted only. */
 struct usk_budget {
     uint64_t limit_bytes;
     atomic_uint_least64_t pinned_bytes, pageable_bytes, file_bytes, ring_bytes;
+    atomic_uint_least64_t reserved_bytes; /* what the limit is held against; never above it */
+    atomic_uint_least64_t leaving_bytes;  /* of these: on their way back to the system */
+    atomic_uint_least64_t leaked_bytes;   /* of pinned, ring and file bytes: the device would not let go of them */
 };
 
-/* The limit for `requested` (0: automatic): what MemAvailable and the cgroup leave, less a reserve. */
+/* The limit for `requested` (0: automatic): what MemAvailable and the cgroup leave, less a reserve (budget.c). More
+ * than the machine or the cgroup has is cut down to that. */
 int usk_budget_init(struct usk_budget *budget, uint64_t requested_bytes, struct unstick_error *error);
 
 /* One per device. pool and budget outlive it. */
@@ -44,8 +49,11 @@ struct usk_store;
 
 int usk_store_new(struct usk_device *dev, struct usk_pool *pool, struct usk_budget *budget, uint64_t granule_bytes,
                   struct usk_store **ret_store, struct unstick_error *error);
-/* Every arena and backing is gone. [blocks] until its jobs are over. */
+/* Every arena and backing is gone (freed). NULL is allowed. [blocks] until its jobs are over. */
 void usk_store_free(struct usk_store *store);
+
+/* For tests and debug builds: what the arenas, the ring and the backings hold is what was charged for it. */
+bool usk_store_is_valid(struct usk_store *store);
 
 /* --- arena --- */
 
@@ -57,12 +65,15 @@ int usk_arena_new(struct usk_store *store, uint64_t granule_bytes, uint64_t byte
 
 /* Asks for the memory of one granule and takes a hold on it; every success or PENDING is undone by one usk_arena_put().
  * UNSTICK_OK: usable now. UNSTICK_PENDING: ask again with usk_arena_poll(). UNSTICK_HOST_BUDGET, UNSTICK_OUT_OF_HOST_MEMORY:
- * no hold was taken. Starts the next piece ahead of time. */
+ * no hold was taken. Who goes from granule to granule, up or down, has the next two pieces begun ahead of time. */
 int usk_arena_get(struct usk_arena *arena, uint32_t index, struct unstick_error *error);
 /* For a granule that is held: OK, PENDING, or why its memory cannot be had (the hold stays). */
 int usk_arena_poll(struct usk_arena *arena, uint32_t index, struct unstick_error *error);
 /* Ends a hold; the piece goes back to the system when none of its granules is held. Never fails, never waits. */
 void usk_arena_put(struct usk_arena *arena, uint32_t index);
+/* Gives back what was made ahead of time and is not held: for the end of a task. It happens by itself when the budget
+ * runs short and when the last hold ends. */
+void usk_arena_trim(struct usk_arena *arena);
 
 /* For a granule that is held and usable: its memory, and whether the device can copy from and to it directly. */
 void *usk_arena_data(struct usk_arena *arena, uint32_t index);

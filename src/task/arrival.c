@@ -394,21 +394,19 @@ static void arrival_step_copy(struct usk_arrival *arrival, struct usk_step *step
 static bool arrival_is_quiet(struct usk_arrival *arrival)
 {
     struct usk_device *driver = arrival_driver(arrival);
-    int r = UNSTICK_OK;
+    int r;
 
     if (!arrival->is_in_flight)
         return true;
-    if (!arrival->has_ticket) {
-        r = driver->ops->mark(driver, USK_LANE_UP, &arrival->ticket, NULL);
-        if (r < 0)
-            return false;
-        arrival->has_ticket = true;
-    }
-    r = usk_device_poll(driver, arrival->ticket, NULL);
-    if (r == UNSTICK_PENDING)
+    if (!arrival->has_ticket && driver->ops->mark(driver, USK_LANE_UP, &arrival->ticket, NULL) < 0) {
+        arrival->n_marks++;
         return false;
-    arrival->has_ticket = false;
-    arrival->is_in_flight = r < 0 && r != UNSTICK_DEVICE_LOST;
+    }
+    arrival->has_ticket = true;
+    r = usk_device_poll(driver, arrival->ticket, NULL);
+    arrival->has_ticket = r == UNSTICK_PENDING;
+    arrival->is_in_flight = r != UNSTICK_OK && r != UNSTICK_DEVICE_LOST;
+    arrival->n_marks += r < 0;
     return !arrival->is_in_flight;
 }
 
@@ -435,15 +433,14 @@ static void arrival_step_leave(struct usk_arrival *arrival, struct usk_step *ste
         return;
     }
     if (!arrival_is_quiet(arrival) && !atomic_load(&task->region->dev->is_lost) &&
-        arrival->n_busy++ < USK_TASK_MAX_BUSY) {
+        arrival->n_marks < USK_TASK_MAX_MARKS) {
         step->is_waiting = true;
         return;
     }
+    if (arrival->is_in_flight)
+        usk_task_give_device_up(task);
     if (arrival_granule(arrival)->physical) {
-        if (arrival->is_in_flight)
-            r = UNSTICK_DRIVER;
-        else
-            r = usk_granule_take(task->region, arrival->index, usk_queue_keeps_spares(task->region->dev, NULL), NULL);
+        r = usk_granule_take(task->region, arrival->index, usk_queue_keeps_spares(task->region->dev, NULL), NULL);
         if (r == UNSTICK_BUSY && arrival->n_busy++ < USK_TASK_MAX_BUSY) {
             step->is_waiting = true;
             return;
@@ -471,38 +468,38 @@ void usk_arrival_begin(struct usk_arrival *arrival, struct unstick_task *task, u
 
 void usk_arrival_step(struct usk_arrival *arrival, struct usk_step *step)
 {
-    if (usk_task_is_stopping(arrival->task) && arrival->stage != USK_ARRIVAL_COPY &&
-        arrival->stage != USK_ARRIVAL_FREE)
+    bool has_to_end = arrival->stage == USK_ARRIVAL_COPY && arrival->has_ticket;
+
+    if (arrival->stage != USK_ARRIVAL_FREE && !has_to_end && usk_task_is_stopping(arrival->task)) {
         arrival_step_leave(arrival, step);
-    else if (usk_task_is_stopping(arrival->task) && arrival->stage == USK_ARRIVAL_COPY && !arrival->has_ticket)
-        arrival_step_leave(arrival, step);
-    else
-        switch (arrival->stage) {
-        case USK_ARRIVAL_FREE:
-            break;
-        case USK_ARRIVAL_ARENA:
-            if (arrival->task->kind == USK_TASK_LOAD && !arrival->has_new_blob)
-                arrival_step_arena(arrival, step);
-            else
-                arrival_route(arrival, step);
-            break;
-        case USK_ARRIVAL_PIN:
-            arrival_step_pin(arrival, step);
-            break;
-        case USK_ARRIVAL_RING:
-            arrival_step_ring(arrival, step);
-            break;
-        case USK_ARRIVAL_JOB:
-            arrival_step_job(arrival, step);
-            break;
-        case USK_ARRIVAL_MEMORY:
-            arrival_step_memory(arrival, step);
-            break;
-        case USK_ARRIVAL_SUBMIT:
-            arrival_step_submit(arrival, step);
-            break;
-        case USK_ARRIVAL_COPY:
-            arrival_step_copy(arrival, step);
-            break;
-        }
+        return;
+    }
+    switch (arrival->stage) {
+    case USK_ARRIVAL_FREE:
+        break;
+    case USK_ARRIVAL_ARENA:
+        if (arrival->task->kind == USK_TASK_LOAD && !arrival->has_new_blob)
+            arrival_step_arena(arrival, step);
+        else
+            arrival_route(arrival, step);
+        break;
+    case USK_ARRIVAL_PIN:
+        arrival_step_pin(arrival, step);
+        break;
+    case USK_ARRIVAL_RING:
+        arrival_step_ring(arrival, step);
+        break;
+    case USK_ARRIVAL_JOB:
+        arrival_step_job(arrival, step);
+        break;
+    case USK_ARRIVAL_MEMORY:
+        arrival_step_memory(arrival, step);
+        break;
+    case USK_ARRIVAL_SUBMIT:
+        arrival_step_submit(arrival, step);
+        break;
+    case USK_ARRIVAL_COPY:
+        arrival_step_copy(arrival, step);
+        break;
+    }
 }

@@ -248,10 +248,7 @@ static void arrive_keep_backing(struct unstick_task *task)
         usk_backing_free(task->backing);
     }
     task->backing = NULL;
-    if (task->failure && !region->backing) {
-        usk_arena_free(region->arena);
-        region->arena = NULL;
-    }
+    usk_region_trim(region);
 }
 
 static enum unstick_tier arrive_tier(const struct unstick_task *task, bool *ret_is_mixed)

@@ -245,16 +245,15 @@ static bool departure_is_quiet(struct usk_departure *departure)
 
     if (!departure->is_in_flight)
         return true;
-    if (!departure->has_ticket) {
-        if (driver->ops->mark(driver, USK_LANE_DOWN, &departure->ticket, NULL) < 0)
-            return false;
-        departure->has_ticket = true;
-    }
-    r = usk_device_poll(driver, departure->ticket, NULL);
-    if (r == UNSTICK_PENDING)
+    if (!departure->has_ticket && driver->ops->mark(driver, USK_LANE_DOWN, &departure->ticket, NULL) < 0) {
+        departure->n_marks++;
         return false;
-    departure->has_ticket = false;
-    departure->is_in_flight = r < 0 && r != UNSTICK_DEVICE_LOST;
+    }
+    departure->has_ticket = true;
+    r = usk_device_poll(driver, departure->ticket, NULL);
+    departure->has_ticket = r == UNSTICK_PENDING;
+    departure->is_in_flight = r != UNSTICK_OK && r != UNSTICK_DEVICE_LOST;
+    departure->n_marks += r < 0;
     return !departure->is_in_flight;
 }
 
@@ -264,18 +263,13 @@ static void departure_step_leave(struct usk_departure *departure, struct usk_ste
     struct usk_granule *granule = departure_granule(departure);
 
     if (!departure_is_quiet(departure) && !atomic_load(&departure->task->region->dev->is_lost) &&
-        departure->n_tries++ < USK_TASK_MAX_BUSY) {
+        departure->n_marks < USK_TASK_MAX_MARKS) {
         step->is_waiting = true;
         return;
     }
-    if (departure->is_in_flight) {
-        /* Nobody knows whether the copy still runs: what it writes to stays ours for good. */
-        departure->ring = NULL;
-        departure->task->region->is_arena_leaked = true;
-        departure->has_new_blob = departure->has_arena_hold = false;
-        if (departure->blob == granule->blob)
-            granule->blob = NULL;
-    } else if (departure->blob && departure->blob == granule->blob && !departure->blob->is_filled) {
+    if (departure->is_in_flight)
+        usk_task_give_device_up(departure->task);
+    if (departure->blob && departure->blob == granule->blob && !departure->blob->is_filled) {
         usk_blob_unref(granule->blob);
         granule->blob = NULL;
     }

@@ -67,20 +67,9 @@ static void drop_begin(struct unstick_task *task)
 
 static int drop_end(struct unstick_task *task)
 {
-    struct unstick_region *region = task->region;
-    bool is_arena_used = false;
-
     if (task->has_ticket)
-        usk_device_drop(region->dev->driver, task->ticket);
-    for (uint32_t i = 0; i < region->n_reserved; i++)
-        is_arena_used |= region->granules[i].blob != NULL;
-    if (!is_arena_used && task->phase == USK_PHASE_WORK) {
-        if (!region->is_arena_leaked)
-            usk_arena_free(region->arena);
-        usk_backing_free(region->backing);
-        region->arena = NULL;
-        region->backing = NULL;
-    }
+        usk_device_drop(task->region->dev->driver, task->ticket);
+    usk_region_trim(task->region);
     return task->failure;
 }
 

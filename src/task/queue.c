@@ -63,8 +63,10 @@ static bool task_try_start(struct unstick_task *task)
     may_start = !region->holder && !(task->is_exclusive && region->n_leases);
     for (const struct unstick_task *earlier = task->ctx->tasks; earlier != task && may_start; earlier = earlier->next)
         may_start = earlier->region != region;
-    if (may_start)
+    if (may_start) {
         region->holder = task;
+        region->is_moving = task->is_exclusive;
+    }
     usk_context_unlock(task->ctx);
     return may_start;
 }
@@ -92,10 +94,8 @@ static int task_step_queued(struct unstick_task *task, struct usk_step *step)
     return UNSTICK_PENDING;
 }
 
-static int task_step(struct unstick_task *task, struct usk_step *step)
+static int task_step_running(struct unstick_task *task, struct usk_step *step)
 {
-    if (task->phase == USK_PHASE_QUEUED)
-        return task_step_queued(task, step);
     switch (task->kind) {
     case USK_TASK_LOAD:
     case USK_TASK_RESTORE:
@@ -109,6 +109,15 @@ static int task_step(struct unstick_task *task, struct usk_step *step)
         return usk_drop_step(task, step);
     }
     return UNSTICK_DRIVER;
+}
+
+static int task_step(struct unstick_task *task, struct usk_step *step)
+{
+    int failure = task->failure, status;
+
+    status = task->phase == USK_PHASE_QUEUED ? task_step_queued(task, step) : task_step_running(task, step);
+    step->has_progressed |= task->failure != failure;
+    return status;
 }
 
 static void queue_remove(struct unstick_context *ctx, struct unstick_task *task)
@@ -142,8 +151,10 @@ static void task_end(struct unstick_task *task, int status, uint64_t now_ns)
     if (task->kind == USK_TASK_LOAD && status == UNSTICK_OK)
         region->used_bytes = usk_max(region->used_bytes, region->bytes);
     task->published = task->result;
-    if (region->holder == task)
+    if (region->holder == task) {
         region->holder = NULL;
+        region->is_moving = false;
+    }
     region->n_exclusive -= task->is_exclusive;
     region->is_wanted &= region->n_exclusive != 0;
     queue_remove(ctx, task);

@@ -16,6 +16,13 @@ void usk_task_fail(struct unstick_task *task, int status)
         atomic_store(&task->region->dev->is_lost, true);
 }
 
+void usk_task_give_device_up(struct unstick_task *task)
+{
+    if (!atomic_exchange(&task->region->dev->is_lost, true))
+        usk_log_write(&task->ctx->log, UNSTICK_LOG_ERROR,
+                      "the driver does not say whether its copies are over: the device is given up as lost");
+}
+
 bool usk_task_is_stopping(struct unstick_task *task)
 {
     if (!task->failure && atomic_load(&task->is_canceled)) {

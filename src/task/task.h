@@ -23,6 +23,8 @@
 #define USK_TASK_MOVES_PER_STEP 8
 /* How often a driver that asks to be asked again is asked, a step each. */
 #define USK_TASK_MAX_BUSY 1000
+/* How often a ticket is asked for behind work that may still run, before the device is given up as lost. */
+#define USK_TASK_MAX_MARKS 16
 /* Most granules hashed by one call; what the slots allow. */
 #define USK_TASK_HASH_BATCH 32
 
@@ -77,7 +79,7 @@ struct usk_arrival {
     struct usk_physical *physical; /* acquired, not yet under the granule */
     uint32_t slot;
     uint64_t ticket;
-    unsigned int n_busy;
+    unsigned int n_busy, n_marks;
     int job_status;
     struct unstick_error job_error;
 };
@@ -102,7 +104,7 @@ struct usk_departure {
     void *ring;
     uint32_t slot;
     uint64_t ticket;
-    unsigned int n_tries;
+    unsigned int n_tries, n_marks;
 };
 
 /* A run of neighbouring granules whose hashes are being taken. */
@@ -163,6 +165,8 @@ struct unstick_task {
 
 /* Notes a failure; the first one counts, the error's detail is in task->result.error already. */
 void usk_task_fail(struct unstick_task *task, int status);
+/* The driver does not say any more whether submitted work is over: nothing can be done with the device. */
+void usk_task_give_device_up(struct unstick_task *task);
 /* True once nothing new is to be begun. */
 bool usk_task_is_stopping(struct unstick_task *task);
 /* True if a task is over; under no lock. */

@@ -47,7 +47,8 @@ int conformance_threads(void);
 int conformance_setup(void **state);
 int conformance_teardown(void **state);
 
-#define conformance_run(_name, _tests) cmocka_run_group_tests_name(_name, _tests, conformance_setup, conformance_teardown)
+#define conformance_run(_name, _tests)                                                                       \
+    cmocka_run_group_tests_name(_name, _tests, conformance_setup, conformance_teardown)
 
 /* Opens `target`; all groups run on it. An argument is a pattern of cases, such as "*ticket*". */
 int conformance_main(const struct conformance *target, int argc, char **argv);
@@ -82,6 +83,8 @@ void lane_wait(enum usk_lane lane);
 int ticket_wait(uint64_t ticket);
 
 uint64_t free_bytes(void);
+/* The same before anything is held, when what earlier cases released has arrived. */
+uint64_t free_bytes_at_rest(void);
 /* The device's free memory comes to `expected`, if need be after a while. */
 void check_free_bytes(uint64_t expected);
 

@@ -136,8 +136,10 @@ static void test_mutations_are_caught(void **state)
         uint64_t at = random_below(BYTES);
         unsigned char before = contents[at];
 
-        contents[at] = i % 2 ? (unsigned char)(before ^ (1u << random_below(8)))
-                             : (unsigned char)(before + 1 + random_below(255));
+        if (i % 2)
+            contents[at] ^= (unsigned char)(1u << random_below(8));
+        else
+            contents[at] = (unsigned char)(before + 1 + random_below(255));
         OK(fixture.ops->copy_up(fixture.dev, USK_LANE_HASH, memory.address + at, contents + at, 1, &fixture.error));
         OK(fixture.ops->hash(fixture.dev, USK_LANE_HASH, memory.address, BYTES, 1, i % 64, &fixture.error));
         lane_wait(USK_LANE_HASH);

@@ -31,7 +31,7 @@ static void test_capabilities(void **state)
 
 static void test_reserve(void **state)
 {
-    uint64_t unit = fixture.unit, address, again, free_before = free_bytes();
+    uint64_t unit = fixture.unit, address, again, free_before = free_bytes_at_rest();
 
     (void)state;
     for (uint64_t align = unit; align <= UINT64_C(1) << 30; align *= 4) {
@@ -72,7 +72,7 @@ static void test_handle_sizes(void **state)
 
 static void test_memory_info_counts_handles(void **state)
 {
-    uint64_t unit = fixture.unit, n_units = 16, free_before = free_bytes(), handles[4], address;
+    uint64_t unit = fixture.unit, n_units = 16, free_before = free_bytes_at_rest(), handles[4], address;
 
     (void)state;
     for (unsigned int i = 0; i < 4; i++) {
@@ -155,7 +155,7 @@ static void test_unmap_many_at_once(void **state)
 static void test_shared_handle(void **state)
 {
     enum { N = 12 };
-    uint64_t unit = fixture.unit, free_before = free_bytes(), address, handle;
+    uint64_t unit = fixture.unit, free_before = free_bytes_at_rest(), address, handle;
     unsigned char pattern[64], seen[64];
 
     (void)state;
@@ -227,7 +227,8 @@ static void check_out_of_memory(int status)
 
 static void test_out_of_memory(void **state)
 {
-    uint64_t unit = fixture.unit, free_before = free_bytes(), handles[128], handle, size;
+    uint64_t unit = fixture.unit, free_before = free_bytes_at_rest(), handles[128], handle, size, free_now;
+    uint64_t last_size = 0;
     unsigned int n = 0;
 
     (void)state;
@@ -240,6 +241,7 @@ static void test_out_of_memory(void **state)
         int r = fixture.ops->create(fixture.dev, size, &handles[n], &fixture.error);
 
         if (r == UNSTICK_OK) {
+            last_size = size;
             n++;
             size = usk_min(size, free_bytes() / unit * unit);
         } else {
@@ -249,7 +251,9 @@ static void test_out_of_memory(void **state)
     }
     check_out_of_memory(fixture.ops->create(fixture.dev, 8 * unit, &handle, &fixture.error));
     /* The device goes on: what is given back can be had again. */
+    free_now = free_bytes();
     OK(fixture.ops->release(fixture.dev, handles[--n], &fixture.error));
+    check_free_bytes(free_now + last_size);
     OK(fixture.ops->create(fixture.dev, unit, &handles[n++], &fixture.error));
     while (n)
         OK(fixture.ops->release(fixture.dev, handles[--n], &fixture.error));
@@ -259,7 +263,7 @@ static void test_out_of_memory(void **state)
 /* Device memory is not fragmented by handles of many sizes that come and go: what is free can be had, as one. */
 static void test_no_fragmentation(void **state)
 {
-    uint64_t unit = fixture.unit, free_before = free_bytes(), handles[24], big;
+    uint64_t unit = fixture.unit, free_before = free_bytes_at_rest(), handles[24], big;
 
     (void)state;
     for (unsigned int i = 0; i < 24; i++)

@@ -122,7 +122,7 @@ static int host_copy_up(struct usk_device *dev, enum usk_lane lane, uint64_t add
                         uint64_t bytes, struct unstick_error *error)
 {
     struct usk_host_work work = {
-        .verb = USK_HOST_COPY, .to = (void *)(uintptr_t)address, .from = memory, .bytes = bytes
+        .verb = USK_HOST_COPY, .to = (void *)(uintptr_t)address, .from = memory, .bytes = bytes, .is_to_device = true
     };
     struct host *host = host_from(dev);
     int r;
@@ -148,7 +148,11 @@ static int host_copy_across(struct usk_device *dev, enum usk_lane lane, uint64_t
                             struct unstick_error *error)
 {
     struct usk_host_work work = {
-        .verb = USK_HOST_COPY, .to = (void *)(uintptr_t)to, .from = (const void *)(uintptr_t)from, .bytes = bytes
+        .verb = USK_HOST_COPY,
+        .to = (void *)(uintptr_t)to,
+        .from = (const void *)(uintptr_t)from,
+        .bytes = bytes,
+        .is_to_device = true,
     };
     struct host *host = host_from(dev);
     int r;

@@ -22,13 +22,27 @@ struct ticket {
     bool is_dropped;      /* the last lane frees it */
 };
 
+/* Whole pages of device memory that are about to be overwritten. Fresh mappings fault at each page, which takes longer
+ * than the copy (4 MiB: 1.5 ms of 1.8); asked for at once they cost half. A failure costs only that. */
+static void pages_prepare(void *to, uint64_t bytes)
+{
+    uint64_t page_bytes = usk_os_page_bytes(), start = ((uintptr_t)to + page_bytes - 1) & ~(page_bytes - 1);
+    uint64_t end = ((uintptr_t)to + bytes) & ~(page_bytes - 1);
+
+    if (start < end)
+        usk_os_populate((void *)(uintptr_t)start, end - start, NULL);
+}
+
 static void work_do(const struct usk_host_work *work)
 {
     switch (work->verb) {
     case USK_HOST_COPY:
+        if (work->is_to_device)
+            pages_prepare(work->to, work->bytes);
         memcpy(work->to, work->from, work->bytes);
         break;
     case USK_HOST_FILL:
+        pages_prepare(work->to, work->bytes);
         memset(work->to, work->value, work->bytes);
         break;
     case USK_HOST_HASH:

@@ -11,6 +11,7 @@
 struct usk_host_work {
     enum { USK_HOST_COPY, USK_HOST_FILL, USK_HOST_HASH, USK_HOST_ORDER, USK_HOST_MARK } verb;
     uint8_t value;         /* FILL */
+    bool is_to_device;     /* COPY */
     enum usk_lane after;   /* ORDER */
     void *to;              /* COPY, FILL */
     const void *from;      /* COPY, HASH */

@@ -48,7 +48,8 @@ static int memory_invalid(struct unstick_error *error, const char *operation, co
 
 static int memory_no_room(struct unstick_error *error, const char *operation)
 {
-    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, operation, "no memory for the tables of the host device");
+    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, operation,
+                         "no memory for the tables of the host device");
 }
 
 static bool memory_is_aligned(const struct usk_host_memory *memory, uint64_t address, uint64_t bytes)
@@ -149,9 +150,12 @@ static int memory_ask_machine(struct usk_host_memory *memory, uint64_t bytes, st
 
     if (bytes <= memory->credit_bytes)
         return UNSTICK_OK;
-    r = usk_os_memory(&machine, error);
-    if (r < 0)
-        return r;
+    /* Where it cannot be asked, the backing alone has to find out. */
+    r = usk_os_memory(&machine, NULL);
+    if (r < 0) {
+        memory->credit_bytes = bytes;
+        return UNSTICK_OK;
+    }
     available = machine.available_bytes;
     if (machine.cgroup_limit_bytes != UINT64_MAX)
         available = usk_min(available, machine.cgroup_limit_bytes - usk_min(machine.cgroup_limit_bytes,

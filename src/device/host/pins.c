@@ -146,6 +146,7 @@ int usk_host_pins_check(struct usk_host_pins *pins, const char *operation, const
                         struct unstick_error *error)
 {
     uint64_t start = (uintptr_t)address, end;
+    const struct usk_range *range;
     bool is_crossed;
     size_t i;
 
@@ -153,8 +154,8 @@ int usk_host_pins_check(struct usk_host_pins *pins, const char *operation, const
         return pins_invalid(error, operation, "this is no host memory", address, bytes);
     pthread_mutex_lock(&pins->lock);
     i = usk_ranges_find(&pins->ranges, start);
-    is_crossed = i < pins->ranges.n && pins->ranges.items[i].start < end &&
-                 (pins->ranges.items[i].start > start || pins->ranges.items[i].start + pins->ranges.items[i].bytes < end);
+    range = i < pins->ranges.n ? &pins->ranges.items[i] : NULL;
+    is_crossed = range && range->start < end && (range->start > start || range->start + range->bytes < end);
     pthread_mutex_unlock(&pins->lock);
     if (is_crossed)
         return pins_invalid(error, operation, "the host memory crosses the border of a registration", address, bytes);

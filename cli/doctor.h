@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef CLI_DOCTOR_H
+#define CLI_DOCTOR_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "monitor/monitor.h"
+
+/* What the checks of `unstick doctor` share. */
+enum doctor_level {
+    DOCTOR_OK,
+    DOCTOR_WARN, /* it works, and could be better */
+    DOCTOR_FAIL, /* something that is there does not work */
+};
+
+struct doctor {
+    struct usk_system system;
+    json_t *checks; /* NULL: lines are printed */
+    bool has_failed;
+    bool has_gpu;
+};
+
+/* Reports one check. advice: what to change; NULL if nothing. */
+void doctor_add(struct doctor *doctor, enum doctor_level level, const char *name, const char *advice,
+                const char *format, ...) __attribute__((format(printf, 5, 6)));
+
+/* doctor_gpu.c: the driver, its devices and their files. Creates no CUDA context. */
+void doctor_check_gpus(struct doctor *doctor);
+
+#endif

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+# bash completion for unstick(1)
+
+_unstick() {
+    local verbs='demo doctor synth replay bench version help'
+    local options='' values=''
+    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]-}
+
+    COMPREPLY=()
+    if ((COMP_CWORD == 1)); then
+        mapfile -t COMPREPLY < <(compgen -W "$verbs --help --version" -- "$word")
+        return
+    fi
+
+    case $verb in
+    help)
+        mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$word")
+        return
+        ;;
+    demo) options='--full --keep --dir --device' ;;
+    synth) options='--model --quant --scale --seed --sparse' ;;
+    replay) options='--device --device-memory --host-memory --backup --granule --verify' ;;
+    bench) options='--device --size --granule --runs --only --dir' ;;
+    esac
+
+    case $before in
+    --device) values='auto cuda:0 host:2GiB' ;;
+    --backup) values='auto pinned pageable file' ;;
+    --model) values='flux-dev flux-schnell' ;;
+    --quant) values='none 8-bit 4-bit 4-bit-dq' ;;
+    --dir)
+        mapfile -t COMPREPLY < <(compgen -d -- "$word")
+        return
+        ;;
+    --device-memory | --host-memory | --granule | --size | --runs | --only | --scale | --seed) return ;;
+    esac
+
+    if [[ $values ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$values" -- "$word")
+    elif [[ $word == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$options --json --help" -- "$word")
+    else
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        compopt -o filenames 2>/dev/null
+    fi
+}
+
+complete -F _unstick unstick

@@ -1,0 +1,479 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The verbs of regions on a host device, one behaviour per test. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fixture.h"
+
+#define MODEL_BYTES (20 * GRANULE + 12345)
+
+static int setup(void **state)
+{
+    struct fixture *fixture = malloc(sizeof(*fixture));
+
+    fixture_open(fixture, NULL);
+    *state = fixture;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    fixture_close(*state);
+    free(*state);
+    return 0;
+}
+
+static struct unstick_region *region_new(struct fixture *fixture, uint64_t bytes)
+{
+    struct unstick_region *region;
+    struct unstick_error error = { 0 };
+
+    if (unstick_region_new(fixture->dev, "transformer", bytes, NULL, &region, &error) != UNSTICK_OK)
+        fail_msg("%s", error.text);
+    return region;
+}
+
+static void evict_and_restore(struct fixture *fixture, enum unstick_tier tier)
+{
+    struct fixture_file file;
+    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_task_result result;
+    struct unstick_task_options verify = { .size = sizeof(verify), .flags = UNSTICK_TASK_VERIFY };
+
+    fixture_file_open(fixture, &file, MODEL_BYTES, 1);
+    assert_int_equal(fixture_load(region, &file, tier, &result), UNSTICK_OK);
+    assert_int_equal(result.tier, tier);
+    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_RESIDENT);
+    fixture_assert_contents(region, file.image, MODEL_BYTES);
+
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, &result), UNSTICK_OK);
+    assert_int_equal(result.copied_bytes, 0);
+    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_EVICTED);
+    assert_int_equal(fixture_device_info(fixture).resident_bytes, 0);
+    assert_true(usk_device_is_valid(fixture->dev));
+    fixture_assert_contents(region, file.image, MODEL_BYTES);
+
+    assert_int_equal(fixture_run(region, unstick_region_restore, &verify, &result), UNSTICK_OK);
+    assert_true(result.has_verified);
+    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_RESIDENT);
+    fixture_assert_contents(region, file.image, MODEL_BYTES);
+    unstick_region_unref(region);
+    assert_int_equal(fixture_device_info(fixture).resident_bytes, 0);
+    fixture_file_close(&file);
+}
+
+static void test_pinned(void **state)
+{
+    evict_and_restore(*state, UNSTICK_TIER_PINNED);
+}
+
+static void test_pageable(void **state)
+{
+    evict_and_restore(*state, UNSTICK_TIER_PAGEABLE);
+}
+
+static void test_file(void **state)
+{
+    evict_and_restore(*state, UNSTICK_TIER_FILE);
+}
+
+/* One changed byte copies its granule and nothing else, whatever the tier. */
+static void test_dirty(void **state)
+{
+    static const enum unstick_tier tiers[] = { UNSTICK_TIER_PINNED, UNSTICK_TIER_PAGEABLE, UNSTICK_TIER_FILE };
+
+    for (size_t i = 0; i < 3; i++) {
+        struct fixture_file file;
+        struct unstick_region *region = region_new(*state, MODEL_BYTES);
+        struct unstick_task_result result;
+
+        fixture_file_open(*state, &file, MODEL_BYTES, 2);
+        assert_int_equal(fixture_load(region, &file, tiers[i], NULL), UNSTICK_OK);
+        file.image[7 * GRANULE + 99] ^= 1;
+        assert_int_equal(unstick_region_write(region, 7 * GRANULE + 99, file.image + 7 * GRANULE + 99, 1, NULL),
+                         UNSTICK_OK);
+        assert_int_equal(fixture_run(region, unstick_region_evict, NULL, &result), UNSTICK_OK);
+        assert_int_equal(result.copied_bytes, GRANULE);
+        assert_int_equal(fixture_run(region, unstick_region_restore, NULL, &result), UNSTICK_OK);
+        fixture_assert_contents(region, file.image, MODEL_BYTES);
+        assert_int_equal(fixture_run(region, unstick_region_evict, NULL, &result), UNSTICK_OK);
+        assert_int_equal(result.copied_bytes, 0);
+        fixture_assert_contents(region, file.image, MODEL_BYTES);
+        unstick_region_unref(region);
+        fixture_file_close(&file);
+    }
+}
+
+static void test_empty_restores_as_zeros(void **state)
+{
+    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+    uint8_t *zeros = calloc(1, MODEL_BYTES);
+    struct unstick_task_result result;
+    void *address;
+
+    assert_int_equal(unstick_region_alloc(region, 1000, &address, NULL), UNSTICK_OK);
+    assert_int_equal((uintptr_t)address % 512, 0);
+    assert_int_equal(fixture_peek(*state, (uintptr_t)address), 0xff); /* the sentinel */
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    fixture_assert_contents(region, zeros, MODEL_BYTES);
+    /* Never backed up: the first eviction copies everything. */
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, &result), UNSTICK_OK);
+    assert_true(result.copied_bytes >= MODEL_BYTES);
+    assert_int_equal(fixture_peek(*state, (uintptr_t)address), 0xff);
+    unstick_region_unref(region);
+    free(zeros);
+}
+
+static void test_backup_makes_evictions_free(void **state)
+{
+    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+    uint8_t *image = malloc(MODEL_BYTES);
+    struct unstick_task_result result;
+
+    fixture_fill(image, MODEL_BYTES, 3);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_write(region, 0, image, MODEL_BYTES, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(region, unstick_region_backup, NULL, &result), UNSTICK_OK);
+    assert_true(result.copied_bytes >= MODEL_BYTES);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, &result), UNSTICK_OK);
+    assert_int_equal(result.copied_bytes, 0);
+    fixture_assert_contents(region, image, MODEL_BYTES);
+    unstick_region_unref(region);
+    free(image);
+}
+
+static void test_partial(void **state)
+{
+    struct fixture_file file;
+    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+    struct unstick_task_options options = { .size = sizeof(options), .max_bytes = 3 * GRANULE };
+    struct unstick_task_result result;
+
+    fixture_file_open(*state, &file, MODEL_BYTES, 4);
+    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(region, unstick_region_evict, &options, &result), UNSTICK_OK);
+    assert_true(result.done_bytes >= 3 * GRANULE && result.done_bytes <= 4 * GRANULE);
+    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_PARTIAL);
+    fixture_assert_contents(region, file.image, MODEL_BYTES);
+    options.max_bytes = GRANULE;
+    assert_int_equal(fixture_run(region, unstick_region_restore, &options, &result), UNSTICK_OK);
+    assert_int_equal(result.done_bytes, GRANULE);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_RESIDENT);
+    fixture_assert_contents(region, file.image, MODEL_BYTES);
+    unstick_region_unref(region);
+    fixture_file_close(&file);
+}
+
+/* A device with room for one of two models: their memory changes hands and the limit is never exceeded. */
+static void test_hand_over(void **state)
+{
+    struct fixture fixture;
+    struct fixture_options small = { .limit_bytes = 25 * GRANULE };
+    struct unstick_region *regions[2];
+    struct fixture_file files[2];
+
+    (void)state;
+    fixture_open(&fixture, &small);
+    for (int i = 0; i < 2; i++) {
+        regions[i] = region_new(&fixture, MODEL_BYTES);
+        fixture_file_open(&fixture, &files[i], MODEL_BYTES, 5 + (uint64_t)i);
+    }
+    assert_int_equal(fixture_load(regions[0], &files[0], UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_load(regions[1], &files[1], UNSTICK_TIER_PINNED, NULL), UNSTICK_OUT_OF_DEVICE_MEMORY);
+    assert_int_equal(fixture_info(regions[1]).state, UNSTICK_REGION_EMPTY);
+    assert_int_equal(fixture_run(regions[0], unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_load(regions[1], &files[1], UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+
+    for (int turn = 0; turn < 4; turn++) {
+        struct unstick_region *in = regions[turn % 2], *out = regions[1 - turn % 2];
+        struct unstick_task_options evict_options = { .size = sizeof(evict_options), .flags = UNSTICK_TASK_HAND_OVER };
+        struct unstick_task *evict, *restore;
+        struct unstick_task_options restore_options = { .size = sizeof(restore_options), .sources = &evict, .n_sources = 1 };
+
+        assert_int_equal(unstick_region_evict(out, &evict_options, &evict, NULL), UNSTICK_OK);
+        assert_int_equal(unstick_region_restore(in, &restore_options, &restore, NULL), UNSTICK_OK);
+        assert_int_equal(fixture_step_to_end(&fixture, restore, NULL), UNSTICK_OK);
+        assert_int_equal(unstick_task_wait(evict, NULL), UNSTICK_OK);
+        unstick_task_free(evict);
+        unstick_task_free(restore);
+        assert_int_equal(fixture_device_info(&fixture).spare_bytes, 0);
+        fixture_assert_contents(in, files[turn % 2].image, MODEL_BYTES);
+        fixture_assert_contents(out, files[1 - turn % 2].image, MODEL_BYTES);
+    }
+    for (int i = 0; i < 2; i++) {
+        unstick_region_unref(regions[i]);
+        fixture_file_close(&files[i]);
+    }
+    fixture_close(&fixture);
+}
+
+static void test_shortage_at_restore(void **state)
+{
+    struct fixture *fixture = *state;
+    struct fixture_file file;
+    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct usk_fault_script thief = { 0 };
+    struct unstick_task_result result;
+    uint64_t free_bytes, total_bytes;
+
+    fixture_file_open(fixture, &file, MODEL_BYTES, 8);
+    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture->inner->ops->memory_info(fixture->inner, &free_bytes, &total_bytes, NULL), UNSTICK_OK);
+    thief.steal_bytes = free_bytes - 8 * GRANULE;
+    usk_fault_set(fixture->fault, &thief);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, &result), UNSTICK_OUT_OF_DEVICE_MEMORY);
+    assert_true(result.missing_bytes >= 12 * GRANULE && result.missing_bytes < 22 * GRANULE);
+    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_EVICTED);
+    assert_int_equal(fixture_device_info(fixture).resident_bytes, 0);
+    usk_fault_set(fixture->fault, NULL);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    fixture_assert_contents(region, file.image, MODEL_BYTES);
+    unstick_region_unref(region);
+    fixture_file_close(&file);
+}
+
+static void test_stray_write(void **state)
+{
+    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+    struct unstick_task_result result;
+    uint64_t address = fixture_info(region).address;
+
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    fixture_poke(*state, address + 3 * GRANULE + 5, 0);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, &result), UNSTICK_OK);
+    assert_int_equal(result.stray_writes, 1);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_peek(*state, address + 3 * GRANULE + 5), 0xff);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, &result), UNSTICK_OK);
+    assert_int_equal(result.stray_writes, 0);
+    unstick_region_unref(region);
+}
+
+static void test_revoke(void **state)
+{
+    struct fixture_file file;
+    struct unstick_region *region = region_new(*state, MODEL_BYTES), *held;
+    struct unstick_task *task;
+    struct unstick_lease *lease;
+    uint8_t byte;
+
+    fixture_file_open(*state, &file, MODEL_BYTES, 9);
+    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+    held = unstick_region_ref(region);
+    assert_int_equal(fixture_run(region, unstick_region_revoke, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_REVOKED);
+    assert_int_equal(fixture_info(region).pinned_bytes, 0);
+    assert_int_equal(fixture_device_info(*state).resident_bytes, 0);
+    assert_int_equal(unstick_region_restore(region, NULL, &task, NULL), UNSTICK_REVOKED);
+    assert_int_equal(unstick_lease_begin(region, 0, &lease, NULL), UNSTICK_REVOKED);
+    assert_int_equal(unstick_region_read(region, 0, &byte, 1, NULL), UNSTICK_NO_CONTENTS);
+    unstick_region_unref(region);
+    /* The addresses outlive the region for whoever still holds them. */
+    assert_int_equal(fixture_peek(*state, fixture_info(held).address), 0xff);
+    unstick_region_unref(held);
+    fixture_file_close(&file);
+}
+
+static void test_discard_and_load_again(void **state)
+{
+    struct fixture_file file;
+    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+
+    fixture_file_open(*state, &file, MODEL_BYTES, 10);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+        assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_BUSY);
+        assert_int_equal(fixture_run(region, unstick_region_discard, NULL, NULL), UNSTICK_OK);
+        assert_int_equal(fixture_info(region).state, UNSTICK_REGION_EMPTY);
+    }
+    unstick_region_unref(region);
+    fixture_file_close(&file);
+}
+
+static void test_leases(void **state)
+{
+    struct fixture *fixture = *state;
+    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_lease *lease, *second;
+    struct unstick_task *task;
+    struct unstick_task_result result = { .size = sizeof(result) };
+
+    assert_int_equal(unstick_lease_begin(region, 0, &lease, NULL), UNSTICK_NOT_RESIDENT);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_lease_begin(region, 0, &lease, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_lease_use_stream(lease, NULL, NULL), UNSTICK_OK);
+
+    /* The eviction waits for the lease, and lets no second one in. */
+    assert_int_equal(unstick_region_evict(region, NULL, &task, NULL), UNSTICK_OK);
+    for (int i = 0; i < 50; i++)
+        assert_int_equal(unstick_task_step(task, 1), UNSTICK_PENDING);
+    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_RESIDENT);
+    assert_int_equal(unstick_lease_begin(region, 0, &second, NULL), UNSTICK_BUSY);
+    assert_int_equal(unstick_lease_end(lease, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_step_to_end(fixture, task, NULL), UNSTICK_OK);
+    unstick_task_free(task);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+
+    /* Asked to, it gives way instead. */
+    assert_int_equal(unstick_lease_begin(region, 0, &lease, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_evict(region, NULL, &task, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_lease_begin(region, UNSTICK_LEASE_CANCEL_EVICTION, &second, NULL), UNSTICK_BUSY);
+    assert_int_equal(unstick_task_wait(task, NULL), UNSTICK_CANCELED);
+    unstick_task_free(task);
+    assert_int_equal(unstick_lease_begin(region, 0, &second, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_info(region).n_leases, 2);
+    assert_int_equal(unstick_lease_end(second, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_lease_end(lease, NULL), UNSTICK_OK);
+    unstick_region_unref(region);
+}
+
+static void test_cancel_at_every_step(void **state)
+{
+    struct fixture *fixture = *state;
+    struct fixture_file file;
+    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    fixture_verb verbs[] = { unstick_region_evict, unstick_region_restore };
+    int status;
+
+    fixture_file_open(fixture, &file, MODEL_BYTES, 11);
+    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+    for (size_t verb = 0; verb < 2; verb++) {
+        int n_steps = 0;
+
+        do {
+            struct unstick_task *task;
+
+            assert_int_equal(verbs[verb](region, NULL, &task, NULL), UNSTICK_OK);
+            for (int i = 0; i < n_steps && unstick_task_step(task, 1) == UNSTICK_PENDING; i++)
+                continue;
+            unstick_task_cancel(task);
+            status = fixture_step_to_end(fixture, task, NULL);
+            assert_true(status == UNSTICK_OK || status == UNSTICK_CANCELED);
+            unstick_task_free(task);
+            fixture_assert_contents(region, file.image, MODEL_BYTES);
+            n_steps++;
+        } while (status == UNSTICK_CANCELED && n_steps < 3000);
+        assert_int_equal(fixture_run(region, verbs[verb], NULL, NULL), UNSTICK_OK);
+    }
+    unstick_region_unref(region);
+    fixture_file_close(&file);
+}
+
+static void test_budget(void **state)
+{
+    struct fixture fixture;
+    struct fixture_options poor = { .host_bytes = 6 * GRANULE };
+    struct unstick_region *region;
+    struct unstick_task_result result;
+
+    (void)state;
+    fixture_open(&fixture, &poor);
+    region = region_new(&fixture, MODEL_BYTES);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, &result), UNSTICK_HOST_BUDGET);
+    assert_true(usk_device_is_valid(fixture.dev));
+    unstick_region_unref(region);
+    fixture_close(&fixture);
+}
+
+static void test_changed_file(void **state)
+{
+    struct fixture_file file;
+    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+
+    fixture_file_open(*state, &file, MODEL_BYTES, 12);
+    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_FILE, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(truncate(file.path, 1000), 0);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_BACKUP_CHANGED);
+    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_EVICTED);
+    unstick_region_unref(region);
+    fixture_file_close(&file);
+}
+
+static void test_fork(void **state)
+{
+    struct fixture *fixture = *state;
+    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    int status;
+    pid_t child = fork();
+
+    if (child == 0) {
+        struct unstick_task *task;
+        struct unstick_region_info info = { .size = sizeof(info) };
+        bool is_right = unstick_region_restore(region, NULL, &task, NULL) == UNSTICK_FORKED &&
+                        unstick_region_info(region, &info) == UNSTICK_FORKED &&
+                        unstick_context_step(fixture->ctx, 0) == UNSTICK_FORKED;
+
+        unstick_region_unref(region);
+        unstick_context_free(fixture->ctx);
+        _exit(is_right ? 0 : 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    unstick_region_unref(region);
+}
+
+static void test_driver_thread(void **state)
+{
+    struct fixture *fixture = *state;
+    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_task *task;
+    struct unstick_task_result result = { .size = sizeof(result) };
+
+    assert_int_equal(unstick_context_start_driver(fixture->ctx, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_context_start_driver(fixture->ctx, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_restore(region, NULL, &task, NULL), UNSTICK_OK);
+    for (int i = 0; i < 10000 && unstick_task_result(task, &result) == UNSTICK_PENDING; i++)
+        usleep(1000);
+    assert_int_equal(result.status, UNSTICK_OK);
+    unstick_task_free(task);
+    unstick_region_unref(region);
+}
+
+static void test_left_open(void **state)
+{
+    /* The teardown frees the context with a region resident and a task queued. */
+    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+    struct unstick_task *task;
+
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_evict(region, NULL, &task, NULL), UNSTICK_OK);
+    unstick_task_free(task);
+}
+
+int main(void)
+{
+#define CASE(_name) cmocka_unit_test_setup_teardown(_name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        CASE(test_pinned),
+        CASE(test_pageable),
+        CASE(test_file),
+        CASE(test_dirty),
+        CASE(test_empty_restores_as_zeros),
+        CASE(test_backup_makes_evictions_free),
+        CASE(test_partial),
+        CASE(test_hand_over),
+        CASE(test_shortage_at_restore),
+        CASE(test_stray_write),
+        CASE(test_revoke),
+        CASE(test_discard_and_load_again),
+        CASE(test_leases),
+        CASE(test_cancel_at_every_step),
+        CASE(test_budget),
+        CASE(test_changed_file),
+        CASE(test_fork),
+        CASE(test_driver_thread),
+        CASE(test_left_open),
+    };
+
+    if (!fixture_init())
+        return 77;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
