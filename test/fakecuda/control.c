@@ -211,7 +211,7 @@ void fakecuda_reset(void)
     fake_unlock();
 }
 
-void fakecuda_fail(const char *name, uint64_t n, int code, int is_for_ever)
+void fakecuda_fail_at(const char *name, uint64_t n, int code, int is_for_ever)
 {
     control_lock();
     if (name)

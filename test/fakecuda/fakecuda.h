@@ -77,7 +77,7 @@ struct fakecuda_misuse {
     /* Settings as the environment says, counters and misuse zero, no failures, nothing held, nothing lost. */ \
     X(void, reset, (void))                                                                                   \
     /* One more failure: as FAKECUDA_FAIL. code 0: a fitting one. name NULL: forgets all. */                 \
-    X(void, fail, (const char *name, uint64_t n, int code, int is_for_ever))                                 \
+    X(void, fail_at, (const char *name, uint64_t n, int code, int is_for_ever))                                 \
     /* Calls that a script failed since it was set, lost ones included. */                                   \
     X(uint64_t, n_failed, (void))                                                                            \
     /* Calls of a function ("*": as FAKECUDA_FAIL counts) since start or reset. */                           \
