@@ -3,7 +3,7 @@
  * Which tensors a FLUX checkpoint has. The list is in the order in which the modules register their parameters,
  * because that is the order in which the libraries cut shards; the writer sorts within a file. Names and shapes were
  * compared with FluxTransformer2DModel and AutoencoderKL of diffusers 0.42, T5EncoderModel and CLIPTextModel of
- * transformers 5.23 and the layers of bitsandbytes 0.50; flux_test.txt holds what they save.
+ * transformers 5.23 and the layers of bitsandbytes 0.50; flux_test.inc holds what they save.
  *
  * Quantized are all Linears of the transformer (504 in dev, 502 in schnell), and all of T5 but `wo`, which
  * transformers keeps as it is (144 of 168). A Linear of n = out x in weights becomes

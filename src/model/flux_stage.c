@@ -5,8 +5,9 @@
  * one for the same DIR: a live run holds a lock on its directory, and the system drops locks with their owner, in
  * whatever process or container namespace that was; a process id alone would not tell.
  *
- * DIR itself may be missing or an empty directory, which the rename replaces. Anything else is refused at the start,
- * and again by the rename, should something have appeared meanwhile.
+ * DIR itself may be missing or an empty directory, which the rename replaces. Anything else, and what a rename could
+ * not replace, is refused at the start, before gigabytes are written; and again by the rename, should something have
+ * appeared meanwhile.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -80,6 +81,19 @@ static bool dir_is_empty(const char *path)
     return dir;
 }
 
+/* True if what is mounted on it is not what its parent is on: a mount point is not renamed over. */
+static bool dir_is_mounted(const char *path, const struct stat *info)
+{
+    USK_CLEANUP(usk_freep) char *parent = NULL;
+    struct stat parent_info;
+
+    if (asprintf(&parent, "%s/..", path) < 0) {
+        parent = NULL;
+        return false;
+    }
+    return stat(parent, &parent_info) == 0 && parent_info.st_dev != info->st_dev;
+}
+
 /* The path that the result gets: without slashes at the end, links followed if it is there. */
 static int target_resolve(const char *dir, char **ret_target, struct unstick_error *error)
 {
@@ -105,11 +119,17 @@ static int target_resolve(const char *dir, char **ret_target, struct unstick_err
         if (!dir_is_empty(target))
             return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, ENOTEMPTY, "synth",
                                  "%s is not empty (or not readable): remove it or name a new directory", target);
+        if (dir_is_mounted(target, &info))
+            return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, EBUSY, "synth",
+                                 "%s is a mount point, which cannot be replaced: name a new directory in it", target);
         real = realpath(target, NULL);
         if (!real)
             goto fail_memory;
         free(target);
         target = real;
+    } else if (lstat(target, &info) == 0) {
+        return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, ENOENT, "synth",
+                             "%s is a link to something that is not there: name a new directory", target);
     }
     *ret_target = USK_STEAL(target);
     return UNSTICK_OK;

@@ -226,7 +226,7 @@ static void test_scale_is_monotone_and_near(void **state)
     usk_flux_shape_full(USK_FLUX_DEV, &shape);
     full = (double)shape_sum(&shape);
     shape_list(&shape, before);
-    for (uint64_t divide = 1; divide <= USK_FLUX_SCALE_MAX; divide += divide < 40 ? 1 : divide / 40) {
+    for (uint64_t divide = 1; divide <= USK_FLUX_SCALE_MAX; divide += divide < 16 ? 1 : divide / 8) {
         double ratio, distance;
 
         usk_flux_shape_scaled(USK_FLUX_DEV, divide, &shape);

@@ -461,6 +461,9 @@ static void test_refuses_what_is_in_the_way(void **state)
     refuse("", options, UNSTICK_INVALID_ARGUMENT, "name a new directory");
     refuse("/", options, UNSTICK_INVALID_ARGUMENT, "name a new directory");
     refuse(path_join(target, ".."), options, UNSTICK_INVALID_ARGUMENT, "name a new directory");
+    assert_int_equal(symlink("nowhere", path_join(folder, "link")), 0);
+    refuse(path_join(folder, "link"), options, UNSTICK_INVALID_ARGUMENT, "not there");
+    assert_int_equal(unlink(path_join(folder, "link")), 0);
     memset(long_name, 'x', sizeof(long_name) - 1);
     long_name[sizeof(long_name) - 1] = '\0';
     refuse(path_join(folder, long_name), options, UNSTICK_IO, "too long");
@@ -470,6 +473,29 @@ static void test_refuses_what_is_in_the_way(void **state)
     refuse(path_join(folder, "other"), options, UNSTICK_INVALID_ARGUMENT, "scale 4097");
     assert_int_equal(folder_count(folder), 1);
     assert_int_equal(folder_count(target), 1);
+}
+
+/* Most systems have one: /dev/mqueue, or a volume that was just made. */
+static void test_refuses_a_mount_point(void **state)
+{
+    FILE *mounts = fopen("/proc/self/mounts", "re");
+    char line[1024], path[512] = "";
+    bool is_found = false;
+
+    (void)state;
+    assert_non_null(mounts);
+    while (!is_found && fgets(line, sizeof(line), mounts)) {
+        DIR *dir = sscanf(line, "%*s %511s", path) == 1 ? opendir(path) : NULL;
+
+        if (dir) {
+            closedir(dir);
+            is_found = strcmp(path, "/") != 0 && !folder_count(path);
+        }
+    }
+    fclose(mounts);
+    if (!is_found)
+        skip();
+    refuse(path, smallest, UNSTICK_INVALID_ARGUMENT, "mount point");
 }
 
 static void test_takes_an_empty_directory_and_follows_links(void **state)
@@ -616,6 +642,7 @@ int main(void)
         TEST(test_sparse_is_full_size_on_no_disk),
         TEST(test_the_reader_agrees),
         TEST(test_refuses_what_is_in_the_way),
+        TEST(test_refuses_a_mount_point),
         TEST(test_takes_an_empty_directory_and_follows_links),
         TEST(test_stops_anywhere_and_leaves_nothing),
         TEST(test_what_appears_meanwhile_is_not_replaced),
