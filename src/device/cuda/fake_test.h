@@ -43,20 +43,20 @@ static int event_fd;
         assert_true(error.text[0] && error.operation[0] && !strchr(error.text, '\n'));                                \
     } while (0)
 
-/* The n-th call from now on fails; code 0: as the fake finds fitting. In parentheses, since cmocka has a macro fail(). */
+/* The n-th call from now on fails; code 0: as the fake finds fitting. */
 static inline void fail_at(const char *name, uint64_t n, int code)
 {
-    (fake.fail)(name, n, code, 0);
+    fake.fail_at(name, n, code, 0);
 }
 
 static inline void fail_always(const char *name, int code)
 {
-    (fake.fail)(name, 1, code, 1);
+    fake.fail_at(name, 1, code, 1);
 }
 
 static inline void fail_nothing(void)
 {
-    (fake.fail)(NULL, 0, 0, 0);
+    fake.fail_at(NULL, 0, 0, 0);
 }
 
 static inline struct fakecuda_live live_now(void)
