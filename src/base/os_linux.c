@@ -243,8 +243,11 @@ int usk_os_populate(void *address, uint64_t bytes, struct unstick_error *error)
     if (errno != EINVAL && errno != ENOSYS)
         return usk_error_errno(error, errno, "madvise", "cannot populate %llu bytes", (unsigned long long)bytes);
     /* Before Linux 5.14: write to each page what it holds; a shortage then is the kernel's to settle. */
-    for (uint64_t offset = 0; offset < bytes; offset += page_bytes)
-        pages[offset] = pages[offset];
+    for (uint64_t offset = 0; offset < bytes; offset += page_bytes) {
+        char held = pages[offset];
+
+        pages[offset] = held;
+    }
     return UNSTICK_OK;
 }
 
