@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `unstick synth`: writes FLUX-shaped checkpoints with made-up weights, so that everything else can be tried and
- * measured without a download. The work is in src/model/flux*.c; this says what was asked and what came of it.
+ * `unstick synth`: writes FLUX-shaped checkpoints with made-up weights, so that everything else can be tried
+ * and measured without a download. The work is in src/model/flux*.c; this says what was asked and what came
+ * of it.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -46,17 +47,18 @@ static void synth_print_json(const struct synth *synth, const char *dir, const s
     json_t *parts = json_array(), *path = json_string(dir);
 
     for (size_t i = 0; i < USK_FLUX_N_PARTS; i++)
-        json_array_append_new(parts, json_pack("{s:s,s:I,s:I,s:I,s:I,s:I}", "name", report->parts[i].name, "tensors",
-                                               (json_int_t)report->parts[i].n_tensors, "files",
+        json_array_append_new(parts, json_pack("{s:s,s:I,s:I,s:I,s:I,s:I}", "name", report->parts[i].name,
+                                               "tensors", (json_int_t)report->parts[i].n_tensors, "files",
                                                (json_int_t)report->parts[i].n_files, "file_bytes",
                                                (json_int_t)report->parts[i].file_bytes, "device_bytes",
                                                (json_int_t)report->parts[i].device_bytes, "memory_bytes",
                                                (json_int_t)report->parts[i].memory_bytes));
     /* A path need not be UTF-8; then it is null. */
-    cli_json_print(json_pack("{s:o,s:s,s:s,s:I,s:I,s:b,s:o,s:I,s:f}", "path", path ? path : json_null(), "model",
-                             models[synth->model], "quantization", quants[synth->quant], "scale",
-                             (json_int_t)synth->scale, "seed", (json_int_t)synth->seed, "is_sparse", synth->is_sparse,
-                             "components", parts, "file_bytes", (json_int_t)report->file_bytes, "seconds", seconds));
+    cli_json_print(json_pack("{s:o,s:s,s:s,s:I,s:I,s:b,s:o,s:I,s:f}", "path", path ? path : json_null(),
+                             "model", models[synth->model], "quantization", quants[synth->quant], "scale",
+                             (json_int_t)synth->scale, "seed", (json_int_t)synth->seed, "is_sparse",
+                             synth->is_sparse, "components", parts, "file_bytes",
+                             (json_int_t)report->file_bytes, "seconds", seconds));
 }
 
 static void synth_print(const struct synth *synth, const char *dir, const struct usk_flux_report *report,
@@ -88,13 +90,18 @@ int cmd_synth(int argc, char **argv)
     struct synth synth = { .scale = 1 };
     const struct cli_option options[] = {
         { "model", "NAME", "flux-dev (default) or flux-schnell", CLI_CHOICE, &synth.model, models, 0, 0 },
-        { "quant", "KIND", "none (default: bf16), 8-bit, 4-bit, or 4-bit-dq (double\nquantization), as bitsandbytes "
-                           "saves them", CLI_CHOICE, &synth.quant, quants, 0, 0 },
-        { "scale", "D", "about 1/D of the full size, 1 to 4096; 1 (default) is exact:\n34 GB as bf16, 18 GB in 8-bit, "
-                        "11 GB in 4-bit", CLI_COUNT, &synth.scale, NULL, 1, USK_FLUX_SCALE_MAX },
-        { "seed", "S", "the same seed gives the same bytes (default 0)", CLI_COUNT, &synth.seed, NULL, 0, INT64_MAX },
-        { "sparse", NULL, "headers and holes only: full size to a reader, no disk", CLI_FLAG, &synth.is_sparse, NULL, 0,
-          0 },
+        { "quant", "KIND",
+          "none (default: bf16), 8-bit, 4-bit, or 4-bit-dq (double\nquantization), as bitsandbytes "
+          "saves them",
+          CLI_CHOICE, &synth.quant, quants, 0, 0 },
+        { "scale", "D",
+          "about 1/D of the full size, 1 to 4096; 1 (default) is exact:\n34 GB as bf16, 18 GB in 8-bit, "
+          "11 GB in 4-bit",
+          CLI_COUNT, &synth.scale, NULL, 1, USK_FLUX_SCALE_MAX },
+        { "seed", "S", "the same seed gives the same bytes (default 0)", CLI_COUNT, &synth.seed, NULL, 0,
+          INT64_MAX },
+        { "sparse", NULL, "headers and holes only: full size to a reader, no disk", CLI_FLAG,
+          &synth.is_sparse, NULL, 0, 0 },
     };
     const struct cli_usage usage = {
         .verb = "synth",

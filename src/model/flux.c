@@ -1,28 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which tensors a FLUX checkpoint has. The list is in the order in which the modules register their parameters,
- * because that is the order in which the libraries cut shards; the writer sorts within a file. Names and shapes were
- * compared with FluxTransformer2DModel and AutoencoderKL of diffusers 0.42, T5EncoderModel and CLIPTextModel of
- * transformers 5.23 and the layers of bitsandbytes 0.50; flux_test.inc holds what they save.
+ * Which tensors a FLUX checkpoint has. The list is in the order in which the modules register their
+ * parameters, because that is the order in which the libraries cut shards; the writer sorts within a file.
+ * Names and shapes were compared with FluxTransformer2DModel and AutoencoderKL of diffusers 0.42,
+ * T5EncoderModel and CLIPTextModel of transformers 5.23 and the layers of bitsandbytes 0.50; flux_test.inc
+ * holds what they save.
  *
  * Quantized are all Linears of the transformer (504 in dev, 502 in schnell), and all of T5 but `wo`, which
  * transformers keeps as it is (144 of 168). A Linear of n = out x in weights becomes
  *
  *     int8      weight I8 [out, in], SCB F32 [out], weight_format U8 []
- *     nf4       weight U8 [n / 2, 1], absmax F32 [n / 64], quant_map F32 [16], quant_state U8 [length of its JSON]
- *     nf4 + dq  absmax U8 [n / 64] instead; nested_absmax F32 [n / 64 / 256 rounded up], nested_quant_map F32 [256]
+ *     nf4       weight U8 [n / 2, 1], absmax F32 [n / 64], quant_map F32 [16], quant_state U8 [length of its
+ * JSON] nf4 + dq  absmax U8 [n / 64] instead; nested_absmax F32 [n / 64 / 256 rounded up], nested_quant_map
+ * F32 [256]
  *
- * weight_format and quant_state are metadata: the libraries read and drop them. Two sums are kept. device_bytes is what
- * the rest takes. memory_bytes is what bitsandbytes holds after quantizing a bf16 checkpoint by itself; for everything
- * but double quantization it is the same. There the nested table is one object for the whole process and counts for
- * no Linear (1024 bytes in the file), and the mean that was subtracted from absmax is a tensor of 4 bytes (a number in
- * the JSON of the file): 1020 bytes less per Linear.
+ * weight_format and quant_state are metadata: the libraries read and drop them. Two sums are kept.
+ * device_bytes is what the rest takes. memory_bytes is what bitsandbytes holds after quantizing a bf16
+ * checkpoint by itself; for everything but double quantization it is the same. There the nested table is one
+ * object for the whole process and counts for no Linear (1024 bytes in the file), and the mean that was
+ * subtracted from absmax is a tensor of 4 bytes (a number in the JSON of the file): 1020 bytes less per
+ * Linear.
  *
- * Totals of dev: bf16 is 2 x 11,901,408,320. Of those 11,898,322,944 are in Linears, and 3,085,376 (biases, norms)
- * stay, 6,170,752 bytes. int8: 11,898,322,944 + 6,170,752 + SCB 12,263,680 = 11,916,757,376. nf4: 5,949,161,472 +
- * 6,170,752 + absmax 743,645,184 + 504 tables of 64 = 6,699,009,664. dq: 5,949,161,472 + 6,170,752 + absmax
- * 185,911,296 + nested_absmax 2,904,864 + 504 x (64 + 4) = 6,144,182,656. T5: 3,623,878,656 of 4,762,310,656 are
- * quantized.
+ * Totals of dev: bf16 is 2 x 11,901,408,320. Of those 11,898,322,944 are in Linears, and 3,085,376 (biases,
+ * norms) stay, 6,170,752 bytes. int8: 11,898,322,944 + 6,170,752 + SCB 12,263,680 = 11,916,757,376. nf4:
+ * 5,949,161,472 + 6,170,752 + absmax 743,645,184 + 504 tables of 64 = 6,699,009,664. dq: 5,949,161,472 +
+ * 6,170,752 + absmax 185,911,296 + nested_absmax 2,904,864 + 504 x (64 + 4) = 6,144,182,656. T5:
+ * 3,623,878,656 of 4,762,310,656 are quantized.
  */
 #include "model/flux.h"
 
@@ -78,8 +81,8 @@ static struct usk_flux_tensor *list_append(struct list *list)
 
 /* Adds what is stored under `name`; NULL if memory is short. */
 static struct usk_flux_tensor *list_store(struct list *list, enum usk_flux_content content,
-                                          enum usk_writer_dtype dtype, unsigned int n_dims, const uint64_t *shape,
-                                          const char *name, const char *suffix)
+                                          enum usk_writer_dtype dtype, unsigned int n_dims,
+                                          const uint64_t *shape, const char *name, const char *suffix)
 {
     struct usk_flux_tensor *tensor;
     char *full_name = NULL;
@@ -145,18 +148,20 @@ static void list_add_int8(struct list *list, uint64_t out, const char *name)
     list_store_metadata(list, USK_FLUX_ZERO, 0, NULL, name, ".weight_format", NULL);
 }
 
-/* The keys are those of bitsandbytes, in its order. The offset is the mean of absmax; any number will do, but not one
- * that depends on the seed: its length is part of the layout. */
+/* The keys are those of bitsandbytes, in its order. The offset is the mean of absmax; any number will do, but
+ * not one that depends on the seed: its length is part of the layout. */
 static char *nf4_state(const struct list *list, uint64_t out, uint64_t in)
 {
     char *text;
 
-    if (asprintf(&text,
-                 "{\"quant_type\": \"nf4\", \"blocksize\": %d, \"dtype\": \"bfloat16\", \"shape\": [%llu, %llu]%s}",
-                 NF4_BLOCK, (unsigned long long)out, (unsigned long long)in,
-                 list->quant == USK_FLUX_NF4_DQ
-                     ? ", \"nested_blocksize\": 256, \"nested_dtype\": \"float32\", \"nested_offset\": 0.0234375"
-                     : "") < 0)
+    if (asprintf(
+            &text,
+            "{\"quant_type\": \"nf4\", \"blocksize\": %d, \"dtype\": \"bfloat16\", \"shape\": [%llu, "
+            "%llu]%s}",
+            NF4_BLOCK, (unsigned long long)out, (unsigned long long)in,
+            list->quant == USK_FLUX_NF4_DQ
+                ? ", \"nested_blocksize\": 256, \"nested_dtype\": \"float32\", \"nested_offset\": 0.0234375"
+                : "") < 0)
         return NULL;
     return text;
 }
@@ -172,14 +177,17 @@ static void list_add_nf4(struct list *list, uint64_t out, uint64_t in, const cha
         list->has_failed = true;
         return;
     }
-    list_store(list, USK_FLUX_SCALES, is_nested ? USK_WRITER_U8 : USK_WRITER_F32, 1, &blocks, name, ".weight.absmax");
+    list_store(list, USK_FLUX_SCALES, is_nested ? USK_WRITER_U8 : USK_WRITER_F32, 1, &blocks, name,
+               ".weight.absmax");
     list_store(list, USK_FLUX_NF4_TABLE, USK_WRITER_F32, 1, &codes, name, ".weight.quant_map");
     if (is_nested) {
         list_store(list, USK_FLUX_SCALES, USK_WRITER_F32, 1, &nested, name, ".weight.nested_absmax");
-        list_store(list, USK_FLUX_DYNAMIC_TABLE, USK_WRITER_F32, 1, &nested_codes, name, ".weight.nested_quant_map");
+        list_store(list, USK_FLUX_DYNAMIC_TABLE, USK_WRITER_F32, 1, &nested_codes, name,
+                   ".weight.nested_quant_map");
     }
     length = strlen(state);
-    list_store_metadata(list, USK_FLUX_QUANT_STATE, 1, &length, name, ".weight.quant_state.bitsandbytes__nf4", state);
+    list_store_metadata(list, USK_FLUX_QUANT_STATE, 1, &length, name, ".weight.quant_state.bitsandbytes__nf4",
+                        state);
 }
 
 static void list_add_linear(struct list *list, uint64_t out, uint64_t in, bool has_bias, const char *name)
@@ -192,8 +200,8 @@ static void list_add_linear(struct list *list, uint64_t out, uint64_t in, bool h
     } else {
         list->component->elements += out * in;
         list->component->n_quantized++;
-        list_store(list, USK_FLUX_WEIGHTS, is_nf4 ? USK_WRITER_U8 : USK_WRITER_I8, 2, is_nf4 ? packed : shape, name,
-                   ".weight");
+        list_store(list, USK_FLUX_WEIGHTS, is_nf4 ? USK_WRITER_U8 : USK_WRITER_I8, 2, is_nf4 ? packed : shape,
+                   name, ".weight");
     }
     if (has_bias)
         list_add_vector(list, out, name, ".bias");
@@ -223,9 +231,11 @@ static void list_add_embedder(struct list *list, uint64_t width, uint64_t in, co
 
 static void list_add_double_block(struct list *list, uint64_t width, uint32_t index)
 {
-    static const char *const qk_norms[] = { "attn.norm_q", "attn.norm_k", "attn.norm_added_q", "attn.norm_added_k" };
-    static const char *const squares[] = { "attn.to_q",       "attn.to_k",       "attn.to_v",       "attn.to_out.0",
-                                           "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out" };
+    static const char *const qk_norms[] = { "attn.norm_q", "attn.norm_k", "attn.norm_added_q",
+                                            "attn.norm_added_k" };
+    static const char *const squares[] = { "attn.to_q",       "attn.to_k",       "attn.to_v",
+                                           "attn.to_out.0",   "attn.add_q_proj", "attn.add_k_proj",
+                                           "attn.add_v_proj", "attn.to_add_out" };
     char prefix[PREFIX_BYTES], name[NAME_BYTES];
 
     snprintf(prefix, sizeof(prefix), "transformer_blocks.%u.", index);
@@ -271,7 +281,8 @@ static void list_add_transformer(struct list *list, const struct usk_flux_shape 
     list_add_embedder(list, width, TIMESTEP_CHANNELS, "time_text_embed.timestep_embedder");
     if (shape->variant == USK_FLUX_DEV)
         list_add_embedder(list, width, TIMESTEP_CHANNELS, "time_text_embed.guidance_embedder");
-    list_add_embedder(list, width, (uint64_t)shape->clip_heads * USK_FLUX_TEXT_HEAD, "time_text_embed.text_embedder");
+    list_add_embedder(list, width, (uint64_t)shape->clip_heads * USK_FLUX_TEXT_HEAD,
+                      "time_text_embed.text_embedder");
     list_add_linear(list, width, shape->t5_width, true, "context_embedder");
     list_add_linear(list, width, IN_CHANNELS, true, "x_embedder");
     for (uint32_t i = 0; i < shape->double_blocks; i++)
@@ -386,14 +397,14 @@ static void list_add_blocks(struct list *list, const uint64_t *widths, bool is_d
         uint64_t out = widths[is_decoder ? VAE_BLOCKS - 1 - i : i];
 
         for (unsigned int k = 0; k < VAE_LAYERS + (is_decoder ? 1u : 0u); k++) {
-            snprintf(prefix, sizeof(prefix), "%s_blocks.%u.resnets.%u", is_decoder ? "decoder.up" : "encoder.down", i,
-                     k);
+            snprintf(prefix, sizeof(prefix), "%s_blocks.%u.resnets.%u",
+                     is_decoder ? "decoder.up" : "encoder.down", i, k);
             list_add_resnet(list, out, in, prefix);
             in = out;
         }
         if (i < VAE_BLOCKS - 1) {
-            snprintf(prefix, sizeof(prefix), "%s_blocks.%u.%ssamplers.0.conv", is_decoder ? "decoder.up" : "encoder.down",
-                     i, is_decoder ? "up" : "down");
+            snprintf(prefix, sizeof(prefix), "%s_blocks.%u.%ssamplers.0.conv",
+                     is_decoder ? "decoder.up" : "encoder.down", i, is_decoder ? "up" : "down");
             list_add_conv(list, out, out, 3, prefix);
         }
     }

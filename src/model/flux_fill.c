@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Made-up weights. Any byte of any tensor is a function of the seed, the tensor's name and the byte's place, so that a
- * checkpoint is the same whatever the chunks, the threads or the order of writing were, and a test can make a byte
- * again without the file. The generator is therefore a counter through a mixer (splitmix64's finalizer), one word of 8
- * bytes at a time; nothing carries over from one word to the next, which lets the compiler overlap them.
+ * Made-up weights. Any byte of any tensor is a function of the seed, the tensor's name and the byte's place,
+ * so that a checkpoint is the same whatever the chunks, the threads or the order of writing were, and a test
+ * can make a byte again without the file. The generator is therefore a counter through a mixer (splitmix64's
+ * finalizer), one word of 8 bytes at a time; nothing carries over from one word to the next, which lets the
+ * compiler overlap them.
  *
- * Numbers must survive arithmetic: a random bf16 is infinite or NaN once in 256 times. Sign and mantissa are random,
- * and the two low bits of the exponent, which gives magnitudes of 2^-7 to 2^-3: a mask and an or per word. The same
- * masks on 32 bits give the same range in f32. Integers may be anything. Code tables are the real ones. Bytes are
- * those of a little-endian machine, like the format's and like every machine that CUDA runs on.
+ * Numbers must survive arithmetic: a random bf16 is infinite or NaN once in 256 times. Sign and mantissa are
+ * random, and the two low bits of the exponent, which gives magnitudes of 2^-7 to 2^-3: a mask and an or per
+ * word. The same masks on 32 bits give the same range in f32. Integers may be anything. Code tables are the
+ * real ones. Bytes are those of a little-endian machine, like the format's and like every machine that CUDA
+ * runs on.
  */
 #include <string.h>
 
@@ -65,8 +67,8 @@ static uint64_t word_make(uint64_t key, uint64_t index, struct masks masks)
     return (word_mix(key + index * GOLDEN) & masks.keep) | masks.set;
 }
 
-static void fill_random(const struct usk_flux_tensor *tensor, uint64_t seed, uint64_t offset, unsigned char *next,
-                        size_t bytes)
+static void fill_random(const struct usk_flux_tensor *tensor, uint64_t seed, uint64_t offset,
+                        unsigned char *next, size_t bytes)
 {
     uint64_t key = tensor_key(tensor, seed), index = offset / WORD_BYTES, word;
     struct masks masks = tensor_masks(tensor);
@@ -108,8 +110,8 @@ static const float nf4_table[16] = {
     1.0f,
 };
 
-/* The 256 codes of the nested quantization, ascending: seven decades, the k-th with 2^k means of equal steps between
- * 0.1 and 1, both signs; 0; and 1. May differ from bitsandbytes in the last bit of a float. */
+/* The 256 codes of the nested quantization, ascending: seven decades, the k-th with 2^k means of equal steps
+ * between 0.1 and 1, both signs; 0; and 1. May differ from bitsandbytes in the last bit of a float. */
 static void dynamic_table_make(float table[256])
 {
     double decade = 1e-6;
@@ -126,7 +128,8 @@ static void dynamic_table_make(float table[256])
     }
 }
 
-void usk_flux_fill(const struct usk_flux_tensor *tensor, uint64_t seed, uint64_t offset, void *buffer, size_t bytes)
+void usk_flux_fill(const struct usk_flux_tensor *tensor, uint64_t seed, uint64_t offset, void *buffer,
+                   size_t bytes)
 {
     float table[256];
 

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Smaller FLUX: the same modules with fewer of them and narrower. The rule must be monotone (a larger divisor never
- * gives a larger model, in any dimension), exact at 1, and close to what was asked for in between; so each part walks
- * down a staircase. A step takes one unit from the dimension that has kept the largest share of its full size, so all
- * shrink together and parameters fall with about the cube of that share; a part stops on the step whose size is
- * nearest to its own share of the whole, in ratio. The staircase is the same for all divisors, which makes it
- * monotone by construction: a smaller target is never reached on an earlier step. The whole is within 15 % of what was
- * asked up to 1/100, within 40 % up to 1/1000 and within a factor of 2 below, where one attention head more or less
- * is what there is to choose from.
+ * Smaller FLUX: the same modules with fewer of them and narrower. The rule must be monotone (a larger divisor
+ * never gives a larger model, in any dimension), exact at 1, and close to what was asked for in between; so
+ * each part walks down a staircase. A step takes one unit from the dimension that has kept the largest share
+ * of its full size, so all shrink together and parameters fall with about the cube of that share; a part
+ * stops on the step whose size is nearest to its own share of the whole, in ratio. The staircase is the same
+ * for all divisors, which makes it monotone by construction: a smaller target is never reached on an earlier
+ * step. The whole is within 15 % of what was asked up to 1/100, within 40 % up to 1/1000 and within a factor
+ * of 2 below, where one attention head more or less is what there is to choose from.
  *
- * Two widths belong to two parts: the transformer reads T5's states and CLIP's pooled state. They are set by the
- * encoders. While the transformer looks for its step they follow its own width instead, or its staircase would
- * depend on where the encoders stopped.
+ * Two widths belong to two parts: the transformer reads T5's states and CLIP's pooled state. They are set by
+ * the encoders. While the transformer looks for its step they follow its own width instead, or its staircase
+ * would depend on where the encoders stopped.
  */
 #include <stddef.h>
 
@@ -51,8 +51,8 @@ struct step {
 
 static const struct step steps[USK_FLUX_N_PARTS][6] = {
     [USK_FLUX_TRANSFORMER] = { STEP(heads, 1), STEP(double_blocks, 1), STEP(single_blocks, 1) },
-    [USK_FLUX_TEXT_ENCODER_2] = { STEP(t5_width, 64), STEP(t5_heads, 1), STEP(t5_inner, 128), STEP(t5_layers, 1),
-                                  STEP(t5_vocab, 256) },
+    [USK_FLUX_TEXT_ENCODER_2] = { STEP(t5_width, 64), STEP(t5_heads, 1), STEP(t5_inner, 128),
+                                  STEP(t5_layers, 1), STEP(t5_vocab, 256) },
     [USK_FLUX_TEXT_ENCODER] = { STEP(clip_heads, 1), STEP(clip_layers, 1), STEP(clip_vocab, 256) },
     [USK_FLUX_VAE] = { STEP(vae_width, 8) },
 };
@@ -68,7 +68,8 @@ static uint32_t step_value(const struct usk_flux_shape *shape, const struct step
 }
 
 /* Goes one step down; false at the bottom. */
-static bool shape_descend(struct usk_flux_shape *shape, const struct usk_flux_shape *full, enum usk_flux_part part)
+static bool shape_descend(struct usk_flux_shape *shape, const struct usk_flux_shape *full,
+                          enum usk_flux_part part)
 {
     const struct step *best = NULL;
 

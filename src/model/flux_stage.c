@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A directory is there in full or not at all. It is made as DIR.partial-<pid> beside its final place (the same file
- * system, so that one rename ends it), and removed when anything fails. What a killed run left is removed by the next
- * one for the same DIR: a live run holds a lock on its directory, and the system drops locks with their owner, in
- * whatever process or container namespace that was; a process id alone would not tell.
+ * A directory is there in full or not at all. It is made as DIR.partial-<pid> beside its final place (the
+ * same file system, so that one rename ends it), and removed when anything fails. What a killed run left is
+ * removed by the next one for the same DIR: a live run holds a lock on its directory, and the system drops
+ * locks with their owner, in whatever process or container namespace that was; a process id alone would not
+ * tell.
  *
- * DIR itself may be missing or an empty directory, which the rename replaces. Anything else, and what a rename could
- * not replace, is refused at the start, before gigabytes are written; and again by the rename, should something have
- * appeared meanwhile.
+ * DIR itself may be missing or an empty directory, which the rename replaces. Anything else, and what a
+ * rename could not replace, is refused at the start, before gigabytes are written; and again by the rename,
+ * should something have appeared meanwhile.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -30,9 +31,9 @@
 #define STAGE_OPEN_FILES 16
 
 struct usk_flux_stage {
-    char *path;    /* DIR.partial-<pid> */
-    char *target;  /* DIR */
-    int lock_fd;   /* holds the lock on path */
+    char *path;   /* DIR.partial-<pid> */
+    char *target; /* DIR */
+    int lock_fd;  /* holds the lock on path */
 };
 
 static struct usk_flux_stage *stage_free(struct usk_flux_stage *stage)
@@ -118,10 +119,12 @@ static int target_resolve(const char *dir, char **ret_target, struct unstick_err
                                  "%s exists and is not a directory: name a new one", target);
         if (!dir_is_empty(target))
             return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, ENOTEMPTY, "synth",
-                                 "%s is not empty (or not readable): remove it or name a new directory", target);
+                                 "%s is not empty (or not readable): remove it or name a new directory",
+                                 target);
         if (dir_is_mounted(target, &info))
             return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, EBUSY, "synth",
-                                 "%s is a mount point, which cannot be replaced: name a new directory in it", target);
+                                 "%s is a mount point, which cannot be replaced: name a new directory in it",
+                                 target);
         real = realpath(target, NULL);
         if (!real)
             goto fail_memory;
@@ -153,7 +156,8 @@ static bool name_is_partial(const char *name, const char *base)
 {
     size_t length = strlen(base), infix = strlen(STAGE_INFIX);
 
-    return !strncmp(name, base, length) && !strncmp(name + length, STAGE_INFIX, infix) && name[length + infix] &&
+    return !strncmp(name, base, length) && !strncmp(name + length, STAGE_INFIX, infix) &&
+           name[length + infix] &&
            strspn(name + length + infix, "0123456789") == strlen(name + length + infix);
 }
 
@@ -179,7 +183,8 @@ static void stage_sweep(const char *folder, const char *base)
     }
 }
 
-static int space_check(const char *folder, const char *target, uint64_t required_bytes, struct unstick_error *error)
+static int space_check(const char *folder, const char *target, uint64_t required_bytes,
+                       struct unstick_error *error)
 {
     char required[USK_SIZE_TEXT_MAX], available[USK_SIZE_TEXT_MAX];
     struct statvfs info;
@@ -212,8 +217,9 @@ int usk_flux_stage_new(const char *dir, uint64_t required_bytes, struct usk_flux
     if (status)
         return status;
     slash = strrchr(stage->target, '/');
-    folder = !slash ? strdup(".") : slash == stage->target ? strdup("/")
-                                                           : strndup(stage->target, (size_t)(slash - stage->target));
+    folder = !slash                   ? strdup(".")
+             : slash == stage->target ? strdup("/")
+                                      : strndup(stage->target, (size_t)(slash - stage->target));
     if (!folder || asprintf(&stage->path, "%s" STAGE_INFIX "%d", stage->target, usk_os_pid()) < 0)
         goto fail_memory;
     stage_sweep(folder, slash ? slash + 1 : stage->target);
@@ -228,7 +234,8 @@ int usk_flux_stage_new(const char *dir, uint64_t required_bytes, struct usk_flux
     return UNSTICK_OK;
 
 fail_memory:
-    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, ENOMEM, "malloc", "out of host memory for %s", dir);
+    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, ENOMEM, "malloc", "out of host memory for %s",
+                         dir);
 }
 
 const char *usk_flux_stage_path(const struct usk_flux_stage *stage)
@@ -244,7 +251,8 @@ int usk_flux_stage_commit(struct usk_flux_stage *stage, struct unstick_error *er
         stage_free(stage);
         return UNSTICK_OK;
     }
-    status = usk_error_errno(error, errno, "rename", "cannot give the finished directory its name %s", stage->target);
+    status = usk_error_errno(error, errno, "rename", "cannot give the finished directory its name %s",
+                             stage->target);
     usk_flux_stage_discard(stage);
     return status;
 }

@@ -13,7 +13,8 @@
 
 #include "model/flux.h"
 
-static struct usk_flux_inventory *inventory_make(const struct usk_flux_shape *shape, enum usk_flux_quant quant)
+static struct usk_flux_inventory *inventory_make(const struct usk_flux_shape *shape,
+                                                 enum usk_flux_quant quant)
 {
     struct usk_flux_inventory *inventory;
     struct unstick_error error;
@@ -155,7 +156,8 @@ static void test_quant_state_describes_its_linear(void **state)
 {
     struct usk_flux_inventory *inventory = inventory_make(&tiny_shape, USK_FLUX_NF4_DQ);
     const struct usk_flux_component *transformer = &inventory->parts[USK_FLUX_TRANSFORMER];
-    const struct usk_flux_tensor *tensor = tensor_find(transformer, "proj_out.weight.quant_state.bitsandbytes__nf4");
+    const struct usk_flux_tensor *tensor =
+        tensor_find(transformer, "proj_out.weight.quant_state.bitsandbytes__nf4");
     int out, in, block, nested_block;
     const char *type, *dtype;
     char text[256] = { 0 };
@@ -169,9 +171,9 @@ static void test_quant_state_describes_its_linear(void **state)
     usk_flux_fill(tensor, 1, 0, text, 10);
     usk_flux_fill(tensor, 1, 10, text + 10, tensor->file.bytes - 10);
     root = json_loads(text, 0, NULL);
-    assert_int_equal(json_unpack(root, "{s:s,s:i,s:s,s:[i,i],s:i,s:f}", "quant_type", &type, "blocksize", &block,
-                                 "dtype", &dtype, "shape", &out, &in, "nested_blocksize", &nested_block,
-                                 "nested_offset", &offset),
+    assert_int_equal(json_unpack(root, "{s:s,s:i,s:s,s:[i,i],s:i,s:f}", "quant_type", &type, "blocksize",
+                                 &block, "dtype", &dtype, "shape", &out, &in, "nested_blocksize",
+                                 &nested_block, "nested_offset", &offset),
                      0);
     assert_string_equal(type, "nf4");
     assert_string_equal(dtype, "bfloat16");
@@ -190,8 +192,9 @@ static void test_quant_state_describes_its_linear(void **state)
 static void shape_list(const struct usk_flux_shape *shape, uint32_t *ret_dimensions)
 {
     const uint32_t dimensions[N_DIMENSIONS] = {
-        shape->heads,     shape->double_blocks, shape->single_blocks, shape->t5_width,    shape->t5_heads,   shape->t5_inner,
-        shape->t5_layers, shape->t5_vocab,      shape->clip_heads,    shape->clip_layers, shape->clip_vocab, shape->vae_width,
+        shape->heads,      shape->double_blocks, shape->single_blocks, shape->t5_width,
+        shape->t5_heads,   shape->t5_inner,      shape->t5_layers,     shape->t5_vocab,
+        shape->clip_heads, shape->clip_layers,   shape->clip_vocab,    shape->vae_width,
     };
 
     memcpy(ret_dimensions, dimensions, sizeof(dimensions));
@@ -309,7 +312,8 @@ static void test_contents_are_numbers(void **state)
     assert_true(scales[0] > 0 && scales[0] < 0.125f && scales[1] > 0 && scales[1] != scales[0]);
     usk_flux_inventory_free(inventory);
     inventory = inventory_make(&tiny_shape, USK_FLUX_INT8);
-    usk_flux_fill(tensor_find(&inventory->parts[USK_FLUX_TRANSFORMER], "proj_out.weight_format"), 1, 0, weights, 1);
+    usk_flux_fill(tensor_find(&inventory->parts[USK_FLUX_TRANSFORMER], "proj_out.weight_format"), 1, 0,
+                  weights, 1);
     assert_int_equal(weights[0], 0);
     usk_flux_inventory_free(inventory);
 }
@@ -334,7 +338,8 @@ static void test_contents_do_not_depend_on_pieces(void **state)
     }
     usk_flux_fill(tensor, 8, 0, other, sizeof(other));
     assert_memory_not_equal(other, whole, sizeof(whole));
-    usk_flux_fill(tensor_find(t5, "encoder.block.1.layer.0.SelfAttention.q.weight"), 7, 0, other, sizeof(other));
+    usk_flux_fill(tensor_find(t5, "encoder.block.1.layer.0.SelfAttention.q.weight"), 7, 0, other,
+                  sizeof(other));
     assert_memory_not_equal(other, whole, sizeof(whole));
     usk_flux_inventory_free(inventory);
 }

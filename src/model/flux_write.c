@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Writes a whole checkpoint directory. The steps are the libraries' save_pretrained(): tensors are dealt to shards in
- * the order of the state_dict, a new shard begins when the next tensor would make the last one larger than the limit
- * (10 GB in diffusers, 50 GB in transformers), and more than one shard gets an index. All of it happens in a stage,
- * which takes its name at the very end.
+ * Writes a whole checkpoint directory. The steps are the libraries' save_pretrained(): tensors are dealt to
+ * shards in the order of the state_dict, a new shard begins when the next tensor would make the last one
+ * larger than the limit (10 GB in diffusers, 50 GB in transformers), and more than one shard gets an index.
+ * All of it happens in a stage, which takes its name at the very end.
  */
 #include <errno.h>
 #include <jansson.h>
@@ -21,8 +21,9 @@
 /* A generous bound for all JSON and headers together: 6000 tensors at full size. */
 #define HEADERS_BYTES (UINT64_C(2) << 20)
 
-static const char *const folders[] = { "scheduler",   "text_encoder", "text_encoder_2", "tokenizer",
-                                       "tokenizer_2", "transformer",  "vae" };
+static const char *const folders[] = { "scheduler", "text_encoder", "text_encoder_2",
+                                       "tokenizer", "tokenizer_2",  "transformer",
+                                       "vae" };
 
 struct run {
     const struct usk_flux_options *options;
@@ -35,7 +36,8 @@ struct run {
 
 static int run_fail_memory(struct unstick_error *error)
 {
-    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, ENOMEM, "malloc", "out of host memory for the file list");
+    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, ENOMEM, "malloc",
+                         "out of host memory for the file list");
 }
 
 static void run_fill(void *userdata, const struct usk_writer_tensor *tensor, uint64_t offset, void *buffer,
@@ -104,7 +106,8 @@ static void deal_name_file(const struct deal *deal, uint32_t shard, char *ret_na
     if (deal->n_shards == 1)
         snprintf(ret_name, FILE_NAME_MAX_BYTES, "%s.safetensors", stem);
     else
-        snprintf(ret_name, FILE_NAME_MAX_BYTES, "%s-%05u-of-%05u.safetensors", stem, shard + 1, deal->n_shards);
+        snprintf(ret_name, FILE_NAME_MAX_BYTES, "%s-%05u-of-%05u.safetensors", stem, shard + 1,
+                 deal->n_shards);
 }
 
 static int run_write_text(void *userdata, const char *path, const char *text, struct unstick_error *error)
@@ -123,8 +126,8 @@ static int run_write_index(struct run *run, const struct deal *deal)
 {
     const char *stem = part_is_diffusers(deal->part) ? "diffusion_pytorch_model" : "model";
     json_t *map = json_object();
-    json_t *root = json_pack("{s:{s:I},s:o}", "metadata", "total_size", (json_int_t)deal->total_bytes, "weight_map",
-                             map);
+    json_t *root = json_pack("{s:{s:I},s:o}", "metadata", "total_size", (json_int_t)deal->total_bytes,
+                             "weight_map", map);
     USK_CLEANUP(usk_freep) char *text = NULL;
     USK_CLEANUP(usk_freep) char *line = NULL;
     char name[FILE_NAME_MAX_BYTES], path[2 * FILE_NAME_MAX_BYTES];
@@ -148,7 +151,8 @@ static int run_write_index(struct run *run, const struct deal *deal)
 static int run_write_shard(struct run *run, const struct deal *deal, uint32_t shard)
 {
     const struct usk_flux_component *component = deal->component;
-    USK_CLEANUP(usk_freep) const struct usk_writer_tensor **tensors = calloc(component->n_tensors, sizeof(*tensors));
+    USK_CLEANUP(usk_freep)
+    const struct usk_writer_tensor **tensors = calloc(component->n_tensors, sizeof(*tensors));
     USK_CLEANUP(usk_freep) char *path = NULL;
     struct usk_writer_options options = {
         .is_sparse = run->options->is_sparse,
@@ -235,11 +239,12 @@ static int run_begin(struct run *run, const char *dir, struct usk_flux_stage **r
     uint64_t bytes = inventory_sum(run->inventory);
 
     run->progress.total_bytes = bytes;
-    return usk_flux_stage_new(dir, run->options->is_sparse ? 0 : bytes + HEADERS_BYTES, ret_stage, run->error);
+    return usk_flux_stage_new(dir, run->options->is_sparse ? 0 : bytes + HEADERS_BYTES, ret_stage,
+                              run->error);
 }
 
-int usk_flux_write(const char *dir, const struct usk_flux_options *options, struct usk_flux_report *ret_report,
-                   struct unstick_error *error)
+int usk_flux_write(const char *dir, const struct usk_flux_options *options,
+                   struct usk_flux_report *ret_report, struct unstick_error *error)
 {
     struct run run = { .options = options, .error = error };
     struct usk_flux_inventory *inventory;

@@ -77,7 +77,9 @@ static char *path_join(const char *dir, const char *name)
 }
 
 /* As small as it gets: 2 MiB in 4 bit. */
-static const struct usk_flux_options smallest = { .variant = USK_FLUX_DEV, .quant = USK_FLUX_NF4_DQ, .scale = 4096 };
+static const struct usk_flux_options smallest = { .variant = USK_FLUX_DEV,
+                                                  .quant = USK_FLUX_NF4_DQ,
+                                                  .scale = 4096 };
 
 static void write_good(const char *dir, struct usk_flux_options options, struct usk_flux_report *ret_report)
 {
@@ -134,15 +136,16 @@ static void safetensors_free(struct safetensors *file)
 }
 
 /* Checks one tensor of a component in the file; returns its bytes. */
-static uint64_t safetensors_check(const struct safetensors *file, const struct usk_flux_tensor *tensor, uint64_t seed)
+static uint64_t safetensors_check(const struct safetensors *file, const struct usk_flux_tensor *tensor,
+                                  uint64_t seed)
 {
     json_t *entry = json_object_get(file->header, tensor->file.name), *shape;
     unsigned char *made = malloc(tensor->file.bytes);
     json_int_t begin, end;
     const char *dtype;
 
-    assert_int_equal(json_unpack(entry, "{s:s,s:o,s:[I,I]!}", "dtype", &dtype, "shape", &shape, "data_offsets", &begin,
-                                 &end),
+    assert_int_equal(json_unpack(entry, "{s:s,s:o,s:[I,I]!}", "dtype", &dtype, "shape", &shape,
+                                 "data_offsets", &begin, &end),
                      0);
     assert_string_equal(dtype, usk_writer_dtype_name(tensor->file.dtype));
     assert_int_equal(json_array_size(shape), tensor->file.n_dims);
@@ -158,7 +161,8 @@ static uint64_t safetensors_check(const struct safetensors *file, const struct u
 
 static void test_what_is_written_reads_back(void **state)
 {
-    static const char *const stems[] = { "diffusion_pytorch_model", "model", "model", "diffusion_pytorch_model" };
+    static const char *const stems[] = { "diffusion_pytorch_model", "model", "model",
+                                         "diffusion_pytorch_model" };
     struct usk_flux_options options = smallest;
     struct usk_flux_inventory *inventory;
     struct usk_flux_report report;
@@ -210,16 +214,17 @@ static void test_configurations_say_what_was_written(void **state)
     usk_flux_shape_scaled(smallest.variant, smallest.scale, &shape);
     write_good(target, smallest, &report);
     root = json_read(path_join(target, "model_index.json"));
-    assert_int_equal(json_unpack(root, "{s:s,s:[s,s]}", "_class_name", &class_name, "text_encoder_2", &library, &type),
-                     0);
+    assert_int_equal(
+        json_unpack(root, "{s:s,s:[s,s]}", "_class_name", &class_name, "text_encoder_2", &library, &type), 0);
     assert_string_equal(class_name, "FluxPipeline");
     assert_string_equal(type, "T5EncoderModel");
     json_decref(root);
     root = json_read(path_join(target, "transformer/config.json"));
     assert_int_equal(json_unpack(root, "{s:i,s:i,s:i,s:b,s:{s:b,s:b,s:s}}", "num_attention_heads", &heads,
-                                 "joint_attention_dim", &joint, "pooled_projection_dim", &pooled, "guidance_embeds",
-                                 &has_guidance, "quantization_config", "load_in_4bit", &is_4bit,
-                                 "bnb_4bit_use_double_quant", &is_double, "bnb_4bit_quant_type", &type),
+                                 "joint_attention_dim", &joint, "pooled_projection_dim", &pooled,
+                                 "guidance_embeds", &has_guidance, "quantization_config", "load_in_4bit",
+                                 &is_4bit, "bnb_4bit_use_double_quant", &is_double, "bnb_4bit_quant_type",
+                                 &type),
                      0);
     assert_true(is_4bit && is_double && has_guidance);
     assert_string_equal(type, "nf4");
@@ -239,7 +244,8 @@ static void test_configurations_say_what_was_written(void **state)
     json_decref(root);
     for (size_t i = 0; i < 4; i++) {
         static const char *const others[] = { "vae/config.json", "scheduler/scheduler_config.json",
-                                              "tokenizer/tokenizer_config.json", "tokenizer_2/tokenizer_config.json" };
+                                              "tokenizer/tokenizer_config.json",
+                                              "tokenizer_2/tokenizer_config.json" };
 
         json_decref(json_read(path_join(target, others[i])));
     }
@@ -312,7 +318,8 @@ static void test_shards_hold_everything_once(void **state)
         if (!strstr(entry->d_name, "-of-"))
             continue;
         safetensors_read(path_join(path_join(target, "transformer"), entry->d_name), &file);
-        json_object_foreach(file.header, name, value) {
+        json_object_foreach(file.header, name, value)
+        {
             json_t *shard = json_object_get(json_object_get(root, "weight_map"), name);
 
             if (strcmp(name, "__metadata__") != 0) {
@@ -402,7 +409,9 @@ static void test_the_reader_agrees(void **state)
 {
     (void)state;
     for (enum usk_flux_quant quant = USK_FLUX_NONE; quant <= USK_FLUX_NF4_DQ; quant++) {
-        struct usk_flux_options options = { .variant = USK_FLUX_SCHNELL, .quant = quant, .scale = 1, .is_sparse = true };
+        struct usk_flux_options options = {
+            .variant = USK_FLUX_SCHNELL, .quant = quant, .scale = 1, .is_sparse = true
+        };
         struct usk_flux_report report;
         struct unstick_model *model;
         struct unstick_error error;

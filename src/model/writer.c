@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The safetensors writer. A file that is there is complete: whatever fails, it is removed again. Its bytes are those
- * that the reference serializer makes of the same tensors, so that what is tested on our files holds for real ones:
+ * The safetensors writer. A file that is there is complete: whatever fails, it is removed again. Its bytes
+ * are those that the reference serializer makes of the same tensors, so that what is tested on our files
+ * holds for real ones:
  *
- *   - tensors by dtype, highest rank first, then by name; so 4-byte data comes before 2-byte data before bytes, and
- *     every tensor is aligned to its element without any padding;
+ *   - tensors by dtype, highest rank first, then by name; so 4-byte data comes before 2-byte data before
+ * bytes, and every tensor is aligned to its element without any padding;
  *   - JSON without blanks, "__metadata__" first, padded with blanks until the data starts at a multiple of 8.
  *
- * The space is allocated before the first byte is made: a full file system is found in milliseconds, not after
- * minutes of writing. Contents are made in chunks of a few MiB, packed over tensors: a quantized checkpoint has
- * thousands of tensors of some 100 bytes, which would otherwise be a system call each.
+ * The space is allocated before the first byte is made: a full file system is found in milliseconds, not
+ * after minutes of writing. Contents are made in chunks of a few MiB, packed over tensors: a quantized
+ * checkpoint has thousands of tensors of some 100 bytes, which would otherwise be a system call each.
  */
 #include "model/writer.h"
 
@@ -92,9 +93,10 @@ int usk_writer_head(const struct usk_writer_tensor *const *tensors, size_t n_ten
     for (size_t i = 0; i < n_tensors; i++) {
         if (json_object_set_new(root, tensors[i]->name, tensor_describe(tensors[i], offset)) < 0) {
             json_decref(root);
-            return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "json",
-                                 "tensor %zu of %zu cannot be described: its name is not UTF-8, or memory is short", i,
-                                 n_tensors);
+            return usk_error_set(
+                error, UNSTICK_INVALID_ARGUMENT, 0, "json",
+                "tensor %zu of %zu cannot be described: its name is not UTF-8, or memory is short", i,
+                n_tensors);
         }
         offset += tensors[i]->bytes;
     }
@@ -126,7 +128,7 @@ struct output {
     int fd;
     const char *path;
     const struct usk_writer_options *options;
-    uint64_t offset;       /* of the first byte in the buffer */
+    uint64_t offset; /* of the first byte in the buffer */
     uint64_t buffered_bytes;
     unsigned char *buffer; /* WRITER_CHUNK_BYTES */
     struct unstick_error *error;
@@ -142,7 +144,8 @@ static int output_write(const struct output *output, const void *data, uint64_t 
         if (written < 0 && errno == EINTR)
             continue;
         if (written <= 0)
-            return usk_error_errno(output->error, written ? errno : ENOSPC, "pwrite", "cannot write %s", output->path);
+            return usk_error_errno(output->error, written ? errno : ENOSPC, "pwrite", "cannot write %s",
+                                   output->path);
         next += written;
         offset += (uint64_t)written;
         bytes -= (uint64_t)written;
@@ -154,7 +157,8 @@ static int output_report(const struct output *output, uint64_t bytes)
 {
     if (!output->options->progress || output->options->progress(output->options->userdata, bytes))
         return UNSTICK_OK;
-    return usk_error_set(output->error, UNSTICK_CANCELED, 0, "write", "writing %s was interrupted", output->path);
+    return usk_error_set(output->error, UNSTICK_CANCELED, 0, "write", "writing %s was interrupted",
+                         output->path);
 }
 
 static int output_flush(struct output *output)
@@ -176,7 +180,8 @@ static int output_fill(struct output *output, const struct usk_writer_tensor *te
     while (done < tensor->bytes) {
         uint64_t bytes = usk_min(tensor->bytes - done, WRITER_CHUNK_BYTES - output->buffered_bytes);
 
-        output->options->fill(output->options->userdata, tensor, done, output->buffer + output->buffered_bytes, bytes);
+        output->options->fill(output->options->userdata, tensor, done,
+                              output->buffer + output->buffered_bytes, bytes);
         done += bytes;
         output->buffered_bytes += bytes;
         if (output->buffered_bytes == WRITER_CHUNK_BYTES) {
@@ -195,8 +200,8 @@ static int output_allocate(const struct output *output, uint64_t bytes)
 
     if (output->options->is_sparse) {
         if (ftruncate(output->fd, (off_t)bytes) < 0)
-            return usk_error_errno(output->error, errno, "ftruncate", "cannot make %s %llu bytes long", output->path,
-                                   (unsigned long long)bytes);
+            return usk_error_errno(output->error, errno, "ftruncate", "cannot make %s %llu bytes long",
+                                   output->path, (unsigned long long)bytes);
         return UNSTICK_OK;
     }
     do {
@@ -249,7 +254,8 @@ static int output_open(struct output *output)
 }
 
 int usk_writer_write(const char *path, const struct usk_writer_tensor **tensors, size_t n_tensors,
-                     const struct usk_writer_options *options, uint64_t *ret_file_bytes, struct unstick_error *error)
+                     const struct usk_writer_options *options, uint64_t *ret_file_bytes,
+                     struct unstick_error *error)
 {
     struct output output = { .path = path, .options = options, .error = error };
     USK_CLEANUP(usk_freep) char *head = NULL;
@@ -266,8 +272,8 @@ int usk_writer_write(const char *path, const struct usk_writer_tensor **tensors,
         file_bytes += tensors[i]->bytes;
     output.buffer = buffer = malloc(WRITER_CHUNK_BYTES);
     if (!buffer)
-        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, ENOMEM, "malloc", "out of host memory while writing %s",
-                             path);
+        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, ENOMEM, "malloc",
+                             "out of host memory while writing %s", path);
     status = output_open(&output);
     if (status)
         return status;

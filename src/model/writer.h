@@ -36,10 +36,10 @@ typedef void (*usk_writer_fill_fn)(void *userdata, const struct usk_writer_tenso
 typedef bool (*usk_writer_progress_fn)(void *userdata, uint64_t bytes);
 
 struct usk_writer_options {
-    bool is_sparse;              /* the header, and a hole where the contents would be; fill is not called */
+    bool is_sparse; /* the header, and a hole where the contents would be; fill is not called */
     usk_writer_fill_fn fill;
     usk_writer_progress_fn progress; /* may be NULL */
-    void *userdata;              /* of both */
+    void *userdata;                  /* of both */
 };
 
 /* The format's name, such as "BF16". */
@@ -57,11 +57,13 @@ int usk_writer_head(const struct usk_writer_tensor *const *tensors, size_t n_ten
                     uint64_t *ret_head_bytes, struct unstick_error *error);
 
 /*
- * Writes a new file; sorts `tensors` in place. On any failure, and if progress says stop (UNSTICK_CANCELED), the file
- * is removed. UNSTICK_NO_SPACE, UNSTICK_IO, UNSTICK_NOT_FOUND (the folder), UNSTICK_OUT_OF_HOST_MEMORY.
+ * Writes a new file; sorts `tensors` in place. On any failure, and if progress says stop (UNSTICK_CANCELED),
+ * the file is removed. UNSTICK_NO_SPACE, UNSTICK_IO, UNSTICK_NOT_FOUND (the folder),
+ * UNSTICK_OUT_OF_HOST_MEMORY.
  */
 int usk_writer_write(const char *path, const struct usk_writer_tensor **tensors, size_t n_tensors,
-                     const struct usk_writer_options *options, uint64_t *ret_file_bytes, struct unstick_error *error);
+                     const struct usk_writer_options *options, uint64_t *ret_file_bytes,
+                     struct unstick_error *error);
 
 /* Writes a new file with this text in it, and removes it on failure. */
 int usk_writer_write_text(const char *path, const char *text, struct unstick_error *error);

@@ -67,13 +67,12 @@ static const struct usk_writer_tensor tiny[] = {
 #define N_TINY (sizeof(tiny) / sizeof(tiny[0]))
 
 /* What safetensors 0.8.0 writes in front of the same tensors. */
-static const char tiny_json[] =
-    "{\"__metadata__\":{\"format\":\"pt\"},"
-    "\"z\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[0,8]},"
-    "\"c\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[8,12]},"
-    "\"empty\":{\"dtype\":\"I8\",\"shape\":[0,5],\"data_offsets\":[12,12]},"
-    "\"a\\\"b\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[12,13]},"
-    "\"b\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[13,16]}}";
+static const char tiny_json[] = "{\"__metadata__\":{\"format\":\"pt\"},"
+                                "\"z\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[0,8]},"
+                                "\"c\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[8,12]},"
+                                "\"empty\":{\"dtype\":\"I8\",\"shape\":[0,5],\"data_offsets\":[12,12]},"
+                                "\"a\\\"b\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[12,13]},"
+                                "\"b\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[13,16]}}";
 
 static void tiny_point(const struct usk_writer_tensor **ret_tensors)
 {
@@ -85,8 +84,9 @@ static void test_file_is_that_of_the_reference(void **state)
 {
     const struct usk_writer_tensor *tensors[N_TINY];
     struct usk_writer_options options = { .fill = fill_index };
-    static const unsigned char data[16] = { 'z', 'z' + 1, 'z' + 2, 'z' + 3, 'z' + 4, 'z' + 5, 'z' + 6, 'z' + 7,
-                                            'c', 'c' + 1, 'c' + 2, 'c' + 3, 'a',     'b',     'b' + 1, 'b' + 2 };
+    static const unsigned char data[16] = { 'z',     'z' + 1, 'z' + 2, 'z' + 3, 'z' + 4, 'z' + 5,
+                                            'z' + 6, 'z' + 7, 'c',     'c' + 1, 'c' + 2, 'c' + 3,
+                                            'a',     'b',     'b' + 1, 'b' + 2 };
     struct unstick_error error;
     unsigned char bytes[1024];
     uint64_t file_bytes, length = 0;
@@ -121,7 +121,9 @@ static void test_contents_are_packed_over_chunks(void **state)
     const struct usk_writer_tensor *tensors[] = { &large[1], &large[0] };
     uint64_t contents = large[0].bytes + large[1].bytes, file_bytes;
     struct watch watch = { 0 };
-    struct usk_writer_options options = { .fill = fill_index, .progress = watch_progress, .userdata = &watch };
+    struct usk_writer_options options = { .fill = fill_index,
+                                          .progress = watch_progress,
+                                          .userdata = &watch };
     struct unstick_error error;
     unsigned char *bytes = malloc(contents), *made = malloc(contents);
     int fd;
@@ -143,7 +145,9 @@ static void test_stops_at_every_report_and_leaves_nothing(void **state)
 {
     const struct usk_writer_tensor *tensors[] = { &large[0], &large[1] };
     struct watch watch;
-    struct usk_writer_options options = { .fill = fill_index, .progress = watch_progress, .userdata = &watch };
+    struct usk_writer_options options = { .fill = fill_index,
+                                          .progress = watch_progress,
+                                          .userdata = &watch };
     struct unstick_error error;
     unsigned int stop_at = 0;
     uint64_t file_bytes = 0;
@@ -222,7 +226,8 @@ static void test_refuses_what_cannot_be_written(void **state)
     uint64_t file_bytes;
 
     (void)state;
-    assert_int_equal(usk_writer_write(path, tensors, 1, &options, &file_bytes, &error), UNSTICK_INVALID_ARGUMENT);
+    assert_int_equal(usk_writer_write(path, tensors, 1, &options, &file_bytes, &error),
+                     UNSTICK_INVALID_ARGUMENT);
     assert_int_equal(access(path, F_OK), -1);
     tensors[0] = &tiny[0];
     assert_int_equal(usk_writer_write("/nowhere/at/all", tensors, 1, &options, &file_bytes, &error),
