@@ -16,7 +16,7 @@
 #define TEXT_MAX 8192
 
 struct made_tensor {
-    char name[32];
+    char name[64];
     const char *dtype;
     unsigned int n_dims;
     uint64_t shape[4];
@@ -49,7 +49,7 @@ static const struct {
     const char *name;
     unsigned int bits;
 } dtypes[] = { { "U8", 8 },   { "BF16", 16 },  { "F32", 32 },   { "C64", 64 },
-               { "BOOL", 8 }, { "F4", 4 * 2 }, { "I64", 64 }, { "F8_E8M0", 8 } };
+               { "BOOL", 8 }, { "F4", 4 }, { "I64", 64 }, { "F8_E8M0", 8 } };
 
 static void made_tensor_init(struct made_tensor *tensor, size_t i, uint64_t begin, uint64_t *random)
 {
@@ -65,10 +65,9 @@ static void made_tensor_init(struct made_tensor *tensor, size_t i, uint64_t begi
         n *= tensor->shape[d];
     }
     /* Elements of half a byte come in pairs. */
-    if (!strcmp(tensor->dtype, "F4")) {
+    if (n * dtypes[type].bits % 8) {
         tensor->n_dims = 1;
-        tensor->shape[0] = 2 * (n % 1000);
-        n %= 1000;
+        tensor->shape[0] = n = 2 * n;
     }
     tensor->bytes = n * dtypes[type].bits / 8;
 }
