@@ -7,6 +7,8 @@
 #include <unstick/device.h>
 #include <unstick/export.h>
 #include <unstick/model.h>
+#include <unstick/reading.h>
+#include <unstick/reclaim.h>
 #include <unstick/region.h>
 #include <unstick/status.h>
 #include <unstick/task.h>
