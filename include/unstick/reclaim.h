@@ -68,7 +68,7 @@ enum unstick_reclaim_stats {
 enum unstick_reclaim_cause {
     UNSTICK_CAUSE_PROCESS = 1u << 0,    /**< another process is ending or unloading (also seen from readings) */
     UNSTICK_CAUSE_COLLECTION = 1u << 1, /**< a collection or a finalizer runs elsewhere in this process */
-    UNSTICK_CAUSE_LEASE = 1u << 2,      /**< a lease on this device will end */
+    UNSTICK_CAUSE_LEASE = 1u << 2,      /**< a lease on this device will end, and not by whoever waits here */
 };
 
 /** Which part of the run an action or step belongs to. */
@@ -108,12 +108,15 @@ struct unstick_reclaim_options {
     const char *what;                       /**< for whom, such as a cache key; for the text; copied; may be NULL */
 };
 
-/** What the host says beside the reading; zero-initialize, set `size` to sizeof. NULL: it was done, nothing is known. */
+/**
+ * What the host says beside the reading; zero-initialize, set `size` to sizeof. NULL: the action was done, and what was
+ * said last about leases, cache and causes still holds.
+ */
 struct unstick_reclaim_report {
     size_t size;           /**< sizeof(struct unstick_reclaim_report) */
     int status;            /**< of the action before; UNSTICK_UNSUPPORTED: not performed; another failure: recorded */
     uint64_t n_collected;  /**< UNSTICK_ACTION_COLLECT: objects found, where it is known */
-    uint32_t n_leased;     /**< entries on this device that are leased now: process-wide actions are skipped meanwhile */
+    uint32_t n_leased;     /**< entries on this device that are leased now: no process-wide action meanwhile */
     bool is_cache_empty;   /**< nothing of the host's cache is left on the device */
     unsigned int pending;  /**< enum unstick_reclaim_cause, or-ed: what may still yield */
 };
@@ -131,13 +134,14 @@ struct unstick_reclaim_action {
 
 /** One step that was taken, and what it gave. */
 struct unstick_reclaim_step {
-    const char *name;                 /**< "standard", "python-gc", ..., "patience", "reset_max_memory_cached"; static */
+    const char *name;                 /**< "standard", "python-gc", ..., "patience", "empty_cache"; static */
     enum unstick_reclaim_phase phase; /**< which part of the run */
     unsigned int round;               /**< 1 to 7 in UNSTICK_PHASE_ROUND; else 0 */
     int64_t freed_bytes;              /**< what this process gave back; negative: it took */
     int64_t others_bytes;             /**< what other processes gave back meanwhile; negative: they took */
     uint64_t ms;                      /**< how long it took, without the gap after it */
-    unsigned int skipped;             /**< UNSTICK_ACTION_BIT of actions left out: something is leased, or unsupported */
+    unsigned int performed;           /**< UNSTICK_ACTION_BIT of actions that were done */
+    unsigned int skipped;             /**< UNSTICK_ACTION_BIT of actions left out: leases, or not supported */
     int status;                       /**< of the first action that failed; UNSTICK_OK if none */
     bool is_attributed;               /**< false: no source tells own from others' changes: all counts as own */
 };
