@@ -6,7 +6,9 @@
 #include <unstick/context.h>
 #include <unstick/device.h>
 #include <unstick/export.h>
+#include <unstick/metrics.h>
 #include <unstick/model.h>
+#include <unstick/monitor.h>
 #include <unstick/reading.h>
 #include <unstick/reclaim.h>
 #include <unstick/region.h>

@@ -134,7 +134,8 @@ static bool holders_have(const struct usk_holder *holders, size_t n, int pid)
 }
 
 static int nvml_add_processes(struct usk_nvml *nvml, nvml_processes_fn list, void *device,
-                              struct usk_holder *holders, size_t *n, struct unstick_error *error)
+                              struct usk_holder *holders, size_t *n, uint64_t *own_bytes,
+                              struct unstick_error *error)
 {
     struct nvml_process processes[NVML_MAX_PROCESSES];
     unsigned int n_processes = NVML_MAX_PROCESSES;
@@ -146,6 +147,8 @@ static int nvml_add_processes(struct usk_nvml *nvml, nvml_processes_fn list, voi
     for (unsigned int i = 0; i < n_processes && *n < USK_HOLDERS_MAX; i++) {
         struct usk_holder holder = { .pid = (int)processes[i].pid };
 
+        if (holder.pid == usk_os_pid())
+            *own_bytes = processes[i].used_bytes;
         if (holder.pid == usk_os_pid() || holders_have(holders, *n, holder.pid))
             continue;
         if (processes[i].used_bytes != NVML_NOT_AVAILABLE)
@@ -159,6 +162,15 @@ static int nvml_add_processes(struct usk_nvml *nvml, nvml_processes_fn list, voi
 int usk_nvml_holders(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
                      size_t *ret_n, struct unstick_error *error)
 {
+    uint64_t own_bytes;
+
+    return usk_nvml_processes(nvml, uuid, holders, ret_n, &own_bytes, error);
+}
+
+int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
+                       size_t *ret_n, uint64_t *ret_own_bytes, struct unstick_error *error)
+{
+    uint64_t own_bytes = 0;
     void *device;
     size_t n = 0;
     int status, r;
@@ -166,13 +178,14 @@ int usk_nvml_holders(struct usk_nvml *nvml, const char *uuid, struct usk_holder 
     status = nvml->device_by_uuid(uuid, &device);
     if (status != NVML_SUCCESS)
         return nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByUUID");
-    r = nvml_add_processes(nvml, nvml->compute_processes, device, holders, &n, error);
+    r = nvml_add_processes(nvml, nvml->compute_processes, device, holders, &n, &own_bytes, error);
     /* A GPU without a display engine refuses the second question. */
     if (r == UNSTICK_OK && nvml->graphics_processes)
-        nvml_add_processes(nvml, nvml->graphics_processes, device, holders, &n, NULL);
+        nvml_add_processes(nvml, nvml->graphics_processes, device, holders, &n, &own_bytes, NULL);
     if (r < 0)
         return r;
     usk_holders_sort(holders, n);
     *ret_n = n;
+    *ret_own_bytes = own_bytes;
     return UNSTICK_OK;
 }

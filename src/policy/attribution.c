@@ -202,6 +202,22 @@ static void attribution_say(const struct unstick_reading *reading, const struct 
     attribution_name_missing(attribution->missing, text);
 }
 
+/* What the process list says that this process holds, less what it knows that it holds, is its context and libraries:
+ * arithmetic on three sources, not a guess. */
+static bool attribution_can_derive_context(const struct unstick_reading *reading)
+{
+    const unsigned int needed = UNSTICK_SOURCE_PROCESSES | UNSTICK_SOURCE_TORCH | UNSTICK_SOURCE_ACCOUNTS;
+
+    return (reading->sources & needed) == needed && reading->own_process_bytes;
+}
+
+static uint64_t attribution_derive_context(const struct unstick_reading *reading)
+{
+    uint64_t known = usk_bytes_sum(usk_reading_ours(reading), reading->torch_reserved_bytes);
+
+    return reading->own_process_bytes > known ? reading->own_process_bytes - known : 0;
+}
+
 int unstick_attribute(const struct unstick_reading *reading, struct unstick_attribution *attribution)
 {
     struct unstick_attribution filled = { .size = sizeof(filled) };
@@ -225,8 +241,12 @@ int unstick_attribute(const struct unstick_reading *reading, struct unstick_attr
     is_complete = usk_reading_others(reading, &filled.others_bytes);
     if (!is_complete)
         filled.missing |= UNSTICK_SOURCE_PROCESSES;
-    if (reading->sources & UNSTICK_SOURCE_CONTEXT)
+    if (reading->sources & UNSTICK_SOURCE_CONTEXT) {
         filled.context_bytes = reading->context_bytes;
+    } else if (attribution_can_derive_context(reading)) {
+        filled.context_bytes = attribution_derive_context(reading);
+        filled.missing &= ~(unsigned int)UNSTICK_SOURCE_CONTEXT;
+    }
     if (reading->sources & UNSTICK_SOURCE_DRIVER) {
         known = usk_bytes_sum(usk_bytes_sum(filled.ours_bytes, filled.torch_live_bytes),
                               usk_bytes_sum(filled.torch_cached_bytes, filled.torch_pinned_bytes));

@@ -271,6 +271,26 @@ static void test_saturation(void **unused)
     assert_true(usk_bytes_sum_signed(INT64_MAX, 1) == INT64_MAX);
 }
 
+/* Where nobody measured the context, the process list and what this process knows of itself leave it. */
+static void test_context_from_process_list(void **unused)
+{
+    struct unstick_reading reading = reading_make();
+    struct unstick_attribution attribution;
+
+    (void)unused;
+    reading.sources &= ~(unsigned int)UNSTICK_SOURCE_CONTEXT;
+    reading.context_bytes = 77;
+    assert_int_equal(attribute(&reading).context_bytes, 0);
+    assert_int_equal(attribute(&reading).missing, UNSTICK_SOURCE_CONTEXT);
+    reading.own_process_bytes = 17 * GIB + 300 * MIB;
+    attribution = attribute(&reading);
+    assert_int_equal(attribution.context_bytes, 300 * MIB);
+    assert_int_equal(attribution.missing, 0);
+    assert_int_equal(attribution.unexplained_bytes, 212 * MIB);
+    reading.own_process_bytes = GIB;
+    assert_int_equal(attribute(&reading).context_bytes, 0);
+}
+
 static void test_available(void **unused)
 {
     struct unstick_reading reading = { .size = sizeof(reading), .sources = ALL, .total_bytes = 24 * GIB,
@@ -312,7 +332,7 @@ int main(void)
         cmocka_unit_test(test_largest),        cmocka_unit_test(test_nothing_in_use),
         cmocka_unit_test(test_missing_sources), cmocka_unit_test(test_unknown_amount),
         cmocka_unit_test(test_negative),       cmocka_unit_test(test_saturation),
-        cmocka_unit_test(test_available),      cmocka_unit_test(test_bad_arguments),
+        cmocka_unit_test(test_context_from_process_list), cmocka_unit_test(test_available),      cmocka_unit_test(test_bad_arguments),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -315,6 +315,16 @@ static void test_leases(void **unused)
     assert_int_equal(result.stop, UNSTICK_STOP_LEASED);
     assert_int_equal(result.waited_ms, 0);
 
+    /* Nor will one whose holder has come to wait as well. */
+    setup(unused);
+    host.cached_bytes = 8 * (uint64_t)GIB;
+    host.report.n_leased = 1;
+    host.report.pending = UNSTICK_CAUSE_LEASE;
+    test_host_at(&host, 1600, TEST_PENDING, 0);
+    result = run();
+    assert_int_equal(result.stop, UNSTICK_STOP_LEASED);
+    assert_int_equal(result.waited_ms, 2000);
+
     setup(unused);
     host.cached_bytes = 8 * (uint64_t)GIB;
     host.report.n_leased = 1;

@@ -61,6 +61,8 @@ int nvmlDeviceGetComputeRunningProcesses_v2(void *device, unsigned int *n, struc
     (void)device;
     processes[0] = (struct process){ .pid = (unsigned int)getppid(), .used_bytes = 1ULL << 30 };
     processes[1] = (struct process){ .pid = (unsigned int)getpid(), .used_bytes = 5ULL << 30 };
+    if (failure_of("namespace"))
+        processes[1].pid = 2147483644;
     processes[2] = (struct process){ .pid = 2147483646, .used_bytes = 2ULL << 30 };
     processes[3] = (struct process){ .pid = 2147483647, .used_bytes = ~0ULL };
     *n = 4;
