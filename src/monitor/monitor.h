@@ -56,6 +56,17 @@ int usk_nvml_holders(struct usk_nvml *nvml, const char *uuid, struct usk_holder 
 int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
                        size_t *ret_n, uint64_t *ret_own_bytes, struct unstick_error *error);
 
+/* How a GPU reaches this machine. */
+enum usk_nvml_virtualization {
+    USK_NVML_BARE = 0,
+    USK_NVML_PASSTHROUGH = 1, /* a whole GPU in a virtual machine */
+    USK_NVML_VGPU = 2,        /* a share of one */
+};
+
+/* UNSTICK_UNSUPPORTED where NVML does not say. */
+int usk_nvml_virtualization(struct usk_nvml *nvml, const char *uuid, enum usk_nvml_virtualization *ret_kind,
+                            struct unstick_error *error);
+
 /* --- the monitor (monitor.c) --- */
 
 /* As unstick_monitor_new(), with another NVML; NULL for the driver's own. */

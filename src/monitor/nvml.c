@@ -37,6 +37,7 @@ struct usk_nvml {
     int (*device_by_uuid)(const char *uuid, void **ret_device);
     nvml_processes_fn compute_processes;
     nvml_processes_fn graphics_processes; /* may be missing */
+    int (*virtualization_mode)(void *device, int *ret_mode); /* may be missing */
 };
 
 static int nvml_fail(const struct usk_nvml *nvml, struct unstick_error *error, int status,
@@ -67,6 +68,7 @@ static bool nvml_load(struct usk_nvml *nvml)
               "nvmlDeviceGetComputeRunningProcesses_v2");
     NVML_LOAD(graphics_processes, "nvmlDeviceGetGraphicsRunningProcesses_v3",
               "nvmlDeviceGetGraphicsRunningProcesses_v2");
+    NVML_LOAD(virtualization_mode, "nvmlDeviceGetVirtualizationMode", NULL);
 #undef NVML_LOAD
     return nvml->init && nvml->shutdown && nvml->error_text && nvml->driver_version && nvml->device_by_uuid &&
            nvml->compute_processes;
@@ -187,5 +189,26 @@ int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holde
     usk_holders_sort(holders, n);
     *ret_n = n;
     *ret_own_bytes = own_bytes;
+    return UNSTICK_OK;
+}
+
+int usk_nvml_virtualization(struct usk_nvml *nvml, const char *uuid, enum usk_nvml_virtualization *ret_kind,
+                            struct unstick_error *error)
+{
+    void *device;
+    int status, mode = 0;
+
+    if (!nvml->virtualization_mode)
+        return usk_error_set(error, UNSTICK_UNSUPPORTED, 0, "nvmlDeviceGetVirtualizationMode",
+                             "this NVML does not say how a GPU is virtualized");
+    status = nvml->device_by_uuid(uuid, &device);
+    if (status != NVML_SUCCESS)
+        return nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByUUID");
+    status = nvml->virtualization_mode(device, &mode);
+    /* Slices of a GPU refuse the question; modes above these are those of a hypervisor's own side. */
+    if (status != NVML_SUCCESS || mode < USK_NVML_BARE || mode > USK_NVML_VGPU)
+        return usk_error_set(error, UNSTICK_UNSUPPORTED, status, "nvmlDeviceGetVirtualizationMode",
+                             "NVML does not say how %s is virtualized", uuid);
+    *ret_kind = (enum usk_nvml_virtualization)mode;
     return UNSTICK_OK;
 }
