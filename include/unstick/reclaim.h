@@ -140,6 +140,7 @@ struct unstick_reclaim_step {
     int64_t freed_bytes;              /**< what this process gave back; negative: it took */
     int64_t others_bytes;             /**< what other processes gave back meanwhile; negative: they took */
     uint64_t ms;                      /**< how long it took, without the gap after it */
+    uint64_t n_collected;             /**< objects that its collections found, as far as the host said */
     unsigned int performed;           /**< UNSTICK_ACTION_BIT of actions that were done */
     unsigned int skipped;             /**< UNSTICK_ACTION_BIT of actions left out: leases, or not supported */
     int status;                       /**< of the first action that failed; UNSTICK_OK if none */
@@ -164,6 +165,7 @@ enum unstick_reclaim_suggestion {
     UNSTICK_SUGGEST_OTHER_PROCESS = 1u << 3,   /**< ask or end the other process that holds most */
     UNSTICK_SUGGEST_EXPANDABLE = 1u << 4,      /**< set expandable_segments:True: survivors pin torch's segments */
     UNSTICK_SUGGEST_END_LEASES = 1u << 5,      /**< end what is in use: process-wide steps were skipped for it */
+    UNSTICK_SUGGEST_EVICT = 1u << 6,           /**< evict regions, or raise the limit: it is our own limit that binds */
 };
 
 /** How a run went. */
@@ -182,7 +184,7 @@ struct unstick_reclaim_result {
     const struct unstick_reclaim_step *steps; /**< in order; owned by the machine */
     size_t n_steps;                           /**< length of steps */
     unsigned int suggestions;                 /**< enum unstick_reclaim_suggestion, or-ed; 0 if met */
-    char text[1024];                          /**< for the user: what was asked, was there, was tried and gave, to do */
+    char text[1536];                          /**< for the user: what was asked, was there, was tried and gave, to do */
 };
 
 /**

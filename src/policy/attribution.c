@@ -101,13 +101,18 @@ bool usk_reading_others(const struct unstick_reading *reading, uint64_t *ret_byt
     return is_complete;
 }
 
+uint64_t usk_reading_room(const struct unstick_reading *reading)
+{
+    uint64_t ours = usk_reading_ours(reading);
+
+    if (!(reading->sources & UNSTICK_SOURCE_ACCOUNTS) || !reading->limit_bytes)
+        return UINT64_MAX;
+    return reading->limit_bytes > ours ? reading->limit_bytes - ours : 0;
+}
+
 uint64_t usk_reading_available(const struct unstick_reading *reading)
 {
-    uint64_t ours = usk_reading_ours(reading), room = UINT64_MAX;
-
-    if ((reading->sources & UNSTICK_SOURCE_ACCOUNTS) && reading->limit_bytes)
-        room = reading->limit_bytes > ours ? reading->limit_bytes - ours : 0;
-    return usk_min(reading->free_bytes, room);
+    return usk_min(reading->free_bytes, usk_reading_room(reading));
 }
 
 /* The other processes that hold most, in words. An array of a few dozen: two passes are nothing. */

@@ -20,7 +20,9 @@ uint64_t usk_reading_ours(const struct unstick_reading *reading);
 uint64_t usk_reading_torch_cached(const struct unstick_reading *reading);
 /* What other processes hold. False if that is not known of all of them: *ret_bytes is then what is known. */
 bool usk_reading_others(const struct unstick_reading *reading, uint64_t *ret_bytes);
-/* What could be taken now: what is free, within our own limit. */
+/* What our own limit leaves; UINT64_MAX if there is none. */
+uint64_t usk_reading_room(const struct unstick_reading *reading);
+/* What could be taken now: what is free, within that. */
 uint64_t usk_reading_available(const struct unstick_reading *reading);
 
 #endif

@@ -57,6 +57,7 @@ static void host_make(struct random *random, struct test_host *host)
         host->sources &= ~(unsigned int)UNSTICK_SOURCE_TORCH;
     if (random_chance(random, 20))
         host->sources &= ~(unsigned int)UNSTICK_SOURCE_ACCOUNTS;
+    host->limit_bytes = random_chance(random, 20) ? random_below(random, 24000) * MIB : 0;
     host->action_ms = random_chance(random, 50) ? 0 : random_below(random, 400);
     host->is_clock_frozen = random_chance(random, 5);
     host->report.n_leased = random_chance(random, 20);

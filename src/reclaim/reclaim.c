@@ -391,6 +391,11 @@ static void reclaim_default_go_on(struct unstick_reclaim *machine)
 {
     const struct unstick_reclaim_options *options = &machine->options;
 
+    /* Where our own limit is what binds, nothing that torch or others give back brings the target nearer. */
+    if (machine->sight.room_bytes < options->target_bytes) {
+        reclaim_give_up(machine);
+        return;
+    }
     if (machine->phase == UNSTICK_PHASE_PATIENCE && options->safety_ms && machine->is_cache_empty &&
         reclaim_should_wait_on(machine)) {
         reclaim_wait_enter(machine, UNSTICK_PHASE_SAFETY, "safety",
@@ -459,6 +464,8 @@ static void reclaim_take_report(struct unstick_reclaim *machine, const struct un
     machine->n_leased = report->n_leased;
     machine->is_cache_empty = report->is_cache_empty;
     machine->pending = report->pending;
+    if (step && kind == UNSTICK_ACTION_COLLECT)
+        step->n_collected = usk_bytes_sum(step->n_collected, report->n_collected);
     if (report->status >= 0 || !step || kind == UNSTICK_ACTION_MEASURE || kind == UNSTICK_ACTION_SLEEP ||
         kind == UNSTICK_ACTION_DONE)
         return;

@@ -18,6 +18,7 @@
 struct usk_reclaim_sight {
     unsigned int sources;
     uint64_t available_bytes, free_bytes;
+    uint64_t room_bytes; /* what our own limit leaves: no step of reclaim adds to it */
     uint64_t ours_bytes, resident_bytes;
     uint64_t torch_allocated_bytes, torch_active_bytes, torch_reserved_bytes, torch_cached_bytes, torch_pinned_bytes;
     uint64_t others_bytes;

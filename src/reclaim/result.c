@@ -19,6 +19,7 @@ struct result_advice {
 
 /* In the order in which they are worth trying. */
 static const struct result_advice advices[] = {
+    { UNSTICK_SUGGEST_EVICT, "evict other models or raise the limit: the library's own limit is what binds" },
     { UNSTICK_SUGGEST_END_LEASES, "end what is in use, and ask again" },
     { UNSTICK_SUGGEST_DROP_REFERENCES, "find out who still holds tensors and drop them" },
     { UNSTICK_SUGGEST_OTHER_PROCESS, "unload or end the other process" },
@@ -33,6 +34,8 @@ static unsigned int result_suggest(const struct unstick_reclaim *machine)
     bool is_resident_known = sight->sources & UNSTICK_SOURCE_ACCOUNTS;
     unsigned int suggestions = 0;
 
+    if (sight->room_bytes < machine->options.target_bytes)
+        return UNSTICK_SUGGEST_EVICT;
     if (machine->has_leased_skips && machine->n_leased)
         suggestions |= UNSTICK_SUGGEST_END_LEASES;
     if (sight->torch_active_bytes >= RESULT_WORTH_BYTES)
@@ -53,22 +56,54 @@ static uint64_t result_magnitude(int64_t bytes)
     return bytes < 0 ? 0 - (uint64_t)bytes : (uint64_t)bytes;
 }
 
+static bool result_is_wait(const struct unstick_reclaim_step *step)
+{
+    return step->phase >= UNSTICK_PHASE_PATIENCE && step->phase <= UNSTICK_PHASE_LEASE;
+}
+
+/* What a step gave, in words that also do for several that gave the same nothing. */
+static const char *result_outcome(const struct unstick_reclaim_step *step)
+{
+    if (step->status < 0)
+        return NULL;
+    if (!step->performed && step->skipped)
+        return "skipped";
+    return step->freed_bytes || result_is_wait(step) ? NULL : "gave nothing";
+}
+
 static void result_say_step(const struct unstick_reclaim_step *step, struct usk_text *text)
 {
     char bytes[USK_SIZE_TEXT_MAX];
 
     if (step->status < 0)
-        usk_text_add(text, "%s failed (%s)", step->name, unstick_status_text(step->status));
-    else if (step->skipped && !step->performed)
-        usk_text_add(text, "%s was skipped", step->name);
+        usk_text_add(text, "failed (%s)", unstick_status_text(step->status));
     else if (!step->freed_bytes)
-        usk_text_add(text, "%s gave nothing", step->name);
+        usk_text_add(text, "gave nothing");
     else
-        usk_text_add(text, "%s %s %s", step->name, step->freed_bytes < 0 ? "took" : "gave",
+        usk_text_add(text, "%s %s", step->freed_bytes < 0 ? "took" : "gave",
                      usk_size_format(bytes, result_magnitude(step->freed_bytes)));
-    if (step->phase >= UNSTICK_PHASE_PATIENCE && step->phase <= UNSTICK_PHASE_LEASE)
+    if (result_is_wait(step))
         usk_text_add(text, " in %llu.%llu s", (unsigned long long)step->ms / 1000,
                      (unsigned long long)step->ms % 1000 / 100);
+}
+
+/* "standard gave 1.2 GiB; python-gc, combined gave nothing; ...": neighbours with the same outcome share it. */
+static void result_say_steps(const struct unstick_reclaim_step *steps, size_t n_steps, struct usk_text *text)
+{
+    for (size_t i = 0; i < n_steps; i++) {
+        const char *outcome = result_outcome(&steps[i]);
+        bool is_first = i == 0 || !outcome || result_outcome(&steps[i - 1]) != outcome;
+        bool is_last = i + 1 == n_steps || !outcome || result_outcome(&steps[i + 1]) != outcome;
+
+        usk_text_add(text, "%s%s", i == 0 ? ". Tried: " : is_first ? "; " : ", ", steps[i].name);
+        if (!is_last)
+            continue;
+        usk_text_add(text, " ");
+        if (outcome)
+            usk_text_add(text, "%s", outcome);
+        else
+            result_say_step(&steps[i], text);
+    }
 }
 
 static void result_say_others(int64_t others_bytes, struct usk_text *text)
@@ -117,10 +152,7 @@ static void result_say(const struct unstick_reclaim *machine, const struct unsti
     usk_text_add(text, "%s asked for, %s available",
                  result->target_bytes ? usk_size_format(asked, result->target_bytes) : "as much as there is",
                  usk_size_format(before, result->before_bytes));
-    for (size_t i = 0; i < result->n_steps; i++) {
-        usk_text_add(text, "%s", i ? ", " : ". Tried: ");
-        result_say_step(&result->steps[i], text);
-    }
+    result_say_steps(result->steps, result->n_steps, text);
     result_say_others(result->others_bytes, text);
     result_say_end(machine, result, text);
 }

@@ -15,6 +15,7 @@ void usk_reclaim_sight_read(struct usk_reclaim_sight *sight, const struct unstic
         .sources = reading->sources,
         .available_bytes = usk_reading_available(reading),
         .free_bytes = reading->free_bytes,
+        .room_bytes = usk_reading_room(reading),
         .ours_bytes = usk_reading_ours(reading),
     };
     if (reading->sources & UNSTICK_SOURCE_ACCOUNTS)

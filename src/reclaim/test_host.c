@@ -6,6 +6,7 @@
 #include "reclaim/test_host.h"
 
 #include "base/math.h"
+#include "policy/attribution.h"
 
 #define NS_PER_MS UINT64_C(1000000)
 
@@ -54,6 +55,7 @@ void test_host_read(struct test_host *host, struct unstick_reading *reading)
         .total_bytes = host->total_bytes,
         .free_bytes = test_host_free_bytes(host),
         .resident_bytes = host->resident_bytes,
+        .limit_bytes = host->limit_bytes,
         .torch_allocated_bytes = host_active_bytes(host) - host->streamed_bytes,
         .torch_active_bytes = host_active_bytes(host),
         .torch_reserved_bytes = host_reserved_bytes(host),
@@ -156,7 +158,7 @@ static void host_note(struct test_host *host, const struct unstick_reading *read
     if (!host->n_readings++)
         host->first_free_bytes = reading->free_bytes;
     host->last_free_bytes = reading->free_bytes;
-    host->n_enough += reading->free_bytes >= host->target_bytes;
+    host->n_enough += usk_reading_available(reading) >= host->target_bytes;
 }
 
 bool test_host_run(struct test_host *host, struct unstick_reclaim *machine)
@@ -180,6 +182,7 @@ bool test_host_run(struct test_host *host, struct unstick_reclaim *machine)
             ms = host->is_clock_frozen ? 0 : action.sleep_ms;
             host->slept_ms += action.sleep_ms;
         }
+        host->report.n_collected = action.kind == UNSTICK_ACTION_COLLECT ? host->cyclic_bytes >> 20 : 0;
         host->report.status = has_failed ? host->fails_with : UNSTICK_OK;
         if (!has_failed)
             host_act(host, action.kind);

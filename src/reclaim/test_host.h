@@ -47,6 +47,7 @@ struct test_host {
     uint64_t pinned_bytes;     /* torch: free parts of used segments */
     uint64_t cached_bytes;     /* torch: wholly free segments */
     uint64_t resident_bytes, others_bytes;
+    uint64_t limit_bytes;
     unsigned int sources;
     uint64_t action_ms;        /* what each action takes */
     bool is_clock_frozen;
