@@ -442,6 +442,7 @@ static void test_cancel(void **unused)
         assert_says(&result, ". Canceled. ");
     }
     setup(unused);
+    teardown(unused);
     assert_int_equal(unstick_reclaim_new(&options, &machine, NULL), UNSTICK_OK);
     unstick_reclaim_cancel(machine);
     unstick_reclaim_cancel(NULL);
