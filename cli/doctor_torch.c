@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The part of `unstick doctor` that looks at torch's allocator settings: which variable is in force, and what in it does
- * harm. It reads the environment, which is the command line's to do and never the library's.
+ * The part of `unstick doctor` that looks at torch's allocator settings: which variable is in force, and what in it
+ * does harm. It reads the environment, which is the command line's to do and never the library's.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 
 #define TORCH_RECOMMENDED "expandable_segments:True"
 
-/* What to say about a string: level and advice. One place, so that a parser that knows torch's versions can take over. */
+/* What to say about a string; said in one place, so that a parser that knows torch's versions can take over. */
 struct torch_judgement {
     enum doctor_level level;
     const char *advice;
