@@ -10,7 +10,7 @@
 #include "fixture.h"
 
 /* A GPU's granules are longer, and each takes the same calls: fewer of them do. */
-#define MODEL_BYTES ((GRANULE < (UINT64_C(1) << 20) ? 6 : 2) * GRANULE + 4321)
+#define MODEL_BYTES ((GRANULE < (UINT64_C(1) << 20) ? 6 : 1) * GRANULE + 4321)
 
 /* Marks and polls have modes of their own: when they fail, what was submitted before them goes on running. */
 enum mode { FAIL_ONCE, FAIL_FOR_EVER, LOSE, FAIL_MARK, FAIL_POLL, FAIL_MARKS, N_MODES };
