@@ -139,6 +139,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "unstick: cannot set up signals: %s\n", strerror(errno));
         return CLI_EXIT_FAILED;
     }
+    /* A limit on file sizes is a failed write, to be cleaned up after. */
+    signal(SIGXFSZ, SIG_IGN);
     /* Known before the options are read, so that a usage error is reported in JSON too. */
     for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
         if (!strcmp(argv[i], "--json"))

@@ -68,6 +68,19 @@ struct usk_step {
 /* Asked before each call to the driver that maps, frees or submits; false: in the next step, which comes at once. */
 bool usk_step_may_call(struct usk_step *step, struct unstick_device *dev);
 
+/* Work that was submitted to the device: up from the first call on, until it has been seen to end. */
+struct usk_flight {
+    bool is_up, has_ticket;
+    uint64_t ticket;
+    unsigned int n_marks; /* how often the device would not say */
+};
+
+enum usk_flight_end {
+    USK_FLIGHT_DOWN,    /* nothing of it runs */
+    USK_FLIGHT_UP,      /* look again */
+    USK_FLIGHT_MISSING, /* it may run for ever, and the device has been given up: nothing it touches may be reused */
+};
+
 /* One granule on its way to the device. */
 enum usk_arrival_stage {
     USK_ARRIVAL_FREE,
@@ -87,12 +100,12 @@ struct usk_arrival {
     uint32_t index;
     struct usk_blob *blob;         /* where the contents are; NULL: zeros */
     bool has_new_blob;             /* made by this task, not yet the granule's */
-    bool has_arena_hold, has_backing_hold, is_direct, has_slot, has_ticket, is_in_flight, is_second_try;
+    bool has_arena_hold, has_backing_hold, is_direct, has_slot, is_second_try;
+    struct usk_flight flight;
     void *ring;                    /* staging buffer, or NULL */
     struct usk_physical *physical; /* acquired, not yet under the granule */
     uint32_t slot;
-    uint64_t ticket;
-    unsigned int n_busy, n_marks;
+    unsigned int n_busy;
     int job_status;
     struct unstick_error job_error;
 };
@@ -113,18 +126,18 @@ struct usk_departure {
     enum usk_departure_stage stage;
     uint32_t index;
     struct usk_blob *blob; /* where the contents go */
-    bool has_new_blob, has_arena_hold, has_slot, has_ticket, is_in_flight;
+    bool has_new_blob, has_arena_hold, has_slot;
+    struct usk_flight flight;
     void *ring;
     uint32_t slot;
-    uint64_t ticket;
-    unsigned int n_tries, n_marks;
+    unsigned int n_tries;
 };
 
 /* A run of neighbouring granules whose hashes are being taken. */
 struct usk_hash_batch {
     bool is_used;
     uint32_t first, n, slot;
-    uint64_t ticket;
+    struct usk_flight flight;
 };
 
 /* What a leaving task knows about a granule. */
@@ -163,6 +176,7 @@ struct unstick_task {
     unsigned int n_busy;
     bool has_ticket;
     uint64_t ticket;
+    struct usk_flight flight;          /* load, restore: hashes of the sentinels */
     uint32_t slot;
     bool has_slot;
     struct usk_backing *backing;       /* load */
@@ -192,6 +206,10 @@ int usk_drop_step(struct unstick_task *task, struct usk_step *step);
 
 /* UNSTICK_OK once everything launched on the region, as the task's fence option says, is over. */
 int usk_fence_step(struct unstick_task *task, struct usk_step *step);
+
+/* --- flight.c --- */
+/* Looks whether work in `lane`, and hashes behind it in theirs, is over, after a call or a poll of it failed. */
+enum usk_flight_end usk_flight_bring_down(struct unstick_task *task, struct usk_flight *flight, enum usk_lane lane);
 
 /* --- arrival.c: one granule. Each call does what can be done now. --- */
 void usk_arrival_begin(struct usk_arrival *arrival, struct unstick_task *task, uint32_t index);

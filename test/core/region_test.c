@@ -399,25 +399,48 @@ static void test_changed_file(void **state)
 static void test_fork(void **state)
 {
     struct fixture *fixture = *state;
-    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_region *region = region_new(fixture, MODEL_BYTES), *evicted = region_new(fixture, MODEL_BYTES);
+    struct unstick_task *under_way;
+    struct fixture_file file;
     int status;
-    pid_t child = fork();
+    pid_t child;
 
+    fixture_file_open(fixture, &file, MODEL_BYTES, 31);
+    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_load(evicted, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(evicted, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_restore(evicted, NULL, &under_way, NULL), UNSTICK_OK);
+    unstick_context_step(fixture->ctx, 0);
+    child = fork();
     if (child == 0) {
         struct unstick_task *task;
+        uint8_t byte;
         struct unstick_region_info info = { .size = sizeof(info) };
         bool is_right = unstick_region_restore(region, NULL, &task, NULL) == UNSTICK_FORKED &&
                         unstick_region_info(region, &info) == UNSTICK_FORKED &&
-                        unstick_context_step(fixture->ctx, 0) == UNSTICK_FORKED;
+                        unstick_context_step(fixture->ctx, 0) == UNSTICK_FORKED &&
+                        unstick_task_wait(under_way, NULL) == UNSTICK_FORKED &&
+                        unstick_region_read(region, 0, &byte, 1, NULL) == UNSTICK_FORKED &&
+                        unstick_region_write(region, 0, &byte, 1, NULL) == UNSTICK_FORKED;
 
+        unstick_task_free(under_way);
         unstick_region_unref(region);
+        unstick_region_unref(evicted);
         unstick_context_free(fixture->ctx);
         _exit(is_right ? 0 : 1);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_task_wait(under_way, NULL), UNSTICK_OK);
+    unstick_task_free(under_way);
+    fixture_assert_contents(region, file.image, MODEL_BYTES);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    fixture_assert_contents(region, file.image, MODEL_BYTES);
+    fixture_assert_contents(evicted, file.image, MODEL_BYTES);
+    assert_true(usk_device_is_valid(fixture->dev));
     unstick_region_unref(region);
+    unstick_region_unref(evicted);
+    fixture_file_close(&file);
 }
 
 static void test_driver_thread(void **state)
