@@ -82,7 +82,7 @@ struct unstick_allocconf_input {
     double memory_fraction;  /**< what the program gives set_per_process_memory_fraction(); 0: it does not call it */
 };
 
-/** A string as torch reads it. The caller sets `size`; it is large (about 25 KiB). */
+/** A string as torch reads it. The caller sets `size`; it is large (about 20 KiB). */
 struct unstick_allocconf {
     size_t size;        /**< sizeof(struct unstick_allocconf), set by the caller */
     unsigned int torch; /**< the version by whose rules it was read */
