@@ -46,6 +46,49 @@ enum usk_allocconf_read usk_allocconf_read_whole(const char *text, size_t length
 enum usk_allocconf_read usk_allocconf_read_real(const char *text, size_t length, double *ret_value,
                                                 size_t *ret_length);
 
+/* --- the walk over a string (allocconf.c) --- */
+
+/* Sizes in MiB beyond this do not fit in bytes: torch takes this instead. */
+#define ALLOCCONF_MIB_MAX (UINT64_MAX >> 20)
+
+enum usk_allocconf_walk {
+    USK_ALLOCCONF_WALK_ALL,    /* up to 2.9 */
+    USK_ALLOCCONF_WALK_COMMON, /* from 2.10: keys of every device */
+    USK_ALLOCCONF_WALK_CUDA,   /* from 2.10: keys of CUDA */
+};
+
+struct usk_allocconf_reader {
+    struct usk_allocconf_tokens tokens;
+    struct unstick_allocconf *conf;
+    unsigned int torch;
+    enum usk_allocconf_walk walk;
+    uint64_t large_segment_mb;
+    bool has_failed; /* in the setting that is being read */
+};
+
+/* Where the i-th token stands; the end of the string if there is none. */
+size_t usk_allocconf_offset(const struct usk_allocconf_reader *reader, size_t i);
+/* The i-th token for a message, at most *ret_length characters of it. */
+const char *usk_allocconf_shown(const struct usk_allocconf_reader *reader, size_t i, int *ret_length);
+/* An error about the i-th token, unless there is one. */
+void usk_allocconf_fail(struct usk_allocconf_reader *reader, size_t i, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* False, with an error, where torch would read behind the end. */
+bool usk_allocconf_has(struct usk_allocconf_reader *reader, size_t i, const char *what);
+/* A separator. From 2.10 torch steps over whatever is there. */
+bool usk_allocconf_expect(struct usk_allocconf_reader *reader, size_t i, const char *separator);
+
+/* --- values (allocconf_value.c) --- */
+
+/* The value that begins with token i, into the entry; the index of its last token. */
+size_t usk_allocconf_value_read(struct usk_allocconf_reader *reader, struct unstick_allocconf_entry *entry, size_t i);
+/* A whole number at token i; is_wide: of 64 bits in every version. *ret_length of its characters count. */
+bool usk_allocconf_whole(struct usk_allocconf_reader *reader, size_t i, bool is_wide, uint64_t *ret_value,
+                         size_t *ret_length);
+/* False, with an error, if the key does not take the number at token i. */
+bool usk_allocconf_value_check(struct usk_allocconf_reader *reader, const struct unstick_allocconf_key *key, size_t i,
+                               uint64_t value);
+
 /* --- notes (allocconf.c) --- */
 
 void usk_allocconf_warn(struct unstick_allocconf *conf, size_t offset, const char *format, ...)
