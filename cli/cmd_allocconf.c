@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * `unstick allocconf`: checks, writes and explains the settings of torch's CUDA allocator. What is known about them is
- * in src/policy/allocconf*.c; here stand the words around it. `emit` prints nothing but assignments on stdout, so that
- * they can be handed to env(1) or a shell; why goes to stderr.
+ * in src/policy/allocconf*.c; here stand the words around it. `emit` prints what a shell can evaluate, with the reasons
+ * as comments.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,12 +27,8 @@ static json_t *notes_pack(const struct unstick_allocconf_note *notes, size_t n)
 {
     json_t *array = json_array();
 
-    for (size_t i = 0; i < n; i++) {
-        /* A fault may quote bytes that are not UTF-8. */
-        json_t *text = json_string(notes[i].text);
-
-        json_array_append_new(array, text ? text : json_string("the string is not UTF-8"));
-    }
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(array, json_string(notes[i].text));
     return array;
 }
 
@@ -166,11 +162,11 @@ static void emit_print_json(const struct allocconf *allocconf, const struct unst
 static void emit_print(const struct allocconf *allocconf, const struct unstick_allocconf *conf,
                        const struct unstick_allocconf_profile *profile, const char *text, const char *reason)
 {
-    for (size_t i = 0; unstick_allocconf_variable_at(allocconf->torch, i); i++)
-        printf("%s=%s\n", unstick_allocconf_variable_at(allocconf->torch, i), text);
-    fprintf(stderr, "%s: %s\nmeasured: %s\n", profile->name, reason, profile->measured);
+    printf("# %s: %s\n# measured: %s\n", profile->name, reason, profile->measured);
     for (size_t i = 0; i < conf->n_warnings; i++)
-        fprintf(stderr, "warning: %s\n", conf->warnings[i].text);
+        printf("# warning: %s\n", conf->warnings[i].text);
+    for (size_t i = 0; unstick_allocconf_variable_at(allocconf->torch, i); i++)
+        printf("export %s='%s'\n", unstick_allocconf_variable_at(allocconf->torch, i), text);
 }
 
 static int allocconf_emit(struct allocconf *allocconf)
@@ -182,9 +178,7 @@ static int allocconf_emit(struct allocconf *allocconf)
     struct unstick_error error;
 
     if (allocconf->is_auto) {
-        bool was_found = !allocconf->device_bytes;
-
-        if (was_found)
+        if (!allocconf->device_bytes)
             allocconf->device_bytes = device_find_bytes();
         (void)unstick_allocconf_choose(allocconf->device_bytes, allocconf->torch, &choice);
         profile = choice.profile;

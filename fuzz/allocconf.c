@@ -33,6 +33,10 @@ static void conf_check_notes(const struct unstick_allocconf_note *notes, size_t 
         if (!notes[i].text[0] || !memchr(notes[i].text, 0, sizeof(notes[i].text)) ||
             (notes[i].offset != SIZE_MAX && notes[i].offset > length))
             abort();
+        for (const char *c = notes[i].text; *c; c++) {
+            if (*c < ' ' || *c > '~')
+                abort();
+        }
     }
 }
 

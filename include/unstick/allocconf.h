@@ -70,7 +70,7 @@ struct unstick_allocconf_entry {
 /** An error or a warning. */
 struct unstick_allocconf_note {
     size_t offset;  /**< what it is about begins there in the string; SIZE_MAX: the string as a whole */
-    char text[240]; /**< one line: what is wrong, why, what to do */
+    char text[240]; /**< one line of ASCII: what is wrong, why, what to do */
 };
 
 /** What a string is read against; zero-initialize, set `size`, `text` and `torch`. */

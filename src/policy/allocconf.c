@@ -30,6 +30,11 @@ static void note_add(struct unstick_allocconf_note *notes, size_t *n, size_t off
         return;
     notes[*n].offset = offset;
     vsnprintf(notes[*n].text, sizeof(notes[*n].text), format, args);
+    /* It may quote anything, and is one line of ASCII all the same. */
+    for (char *c = notes[*n].text; *c; c++) {
+        if (*c < ' ' || *c > '~')
+            *c = '?';
+    }
     (*n)++;
 }
 

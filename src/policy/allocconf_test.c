@@ -125,6 +125,13 @@ static void all_errors_are_told_at_once(void **state)
                         "per_process_memory_fraction is known from torch 2.10 on: torch 2.9 stops with a RuntimeError");
 }
 
+static void messages_are_one_line(void **state)
+{
+    (void)state;
+    assert_int_equal(conf_parse("a\nb\001c\377:1", 9), UNSTICK_BAD_FORMAT);
+    assert_string_equal(conf.errors[0].text, "'a?b?c?' is no key of torch 2.9, which stops with a RuntimeError");
+}
+
 static void values_are_what_torch_works_with(void **state)
 {
     (void)state;
@@ -341,6 +348,7 @@ int main(void)
         cmocka_unit_test(caching_that_is_off_is_warned_about),
         cmocka_unit_test(a_fraction_set_by_the_program_counts),
         cmocka_unit_test(all_errors_are_told_at_once),
+        cmocka_unit_test(messages_are_one_line),
         cmocka_unit_test(values_are_what_torch_works_with),
         cmocka_unit_test(limits_are_told),
         cmocka_unit_test(arguments_are_checked),
