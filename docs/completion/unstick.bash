@@ -2,7 +2,7 @@
 # bash completion for unstick(1)
 
 _unstick() {
-    local verbs='demo doctor synth replay bench version help'
+    local verbs='allocconf demo doctor synth replay bench version help'
     local options='' values=''
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]-}
 
@@ -17,6 +17,7 @@ _unstick() {
         mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$word")
         return
         ;;
+    allocconf) options='--torch --profile --auto --device-memory' ;;
     demo) options='--full --keep --dir --device' ;;
     synth) options='--model --quant --scale --seed --sparse' ;;
     replay) options='--device --device-memory --host-memory --backup --granule --verify' ;;
@@ -26,13 +27,14 @@ _unstick() {
     case $before in
     --device) values='auto cuda:0 host:2GiB' ;;
     --backup) values='auto pinned pageable file' ;;
+    --profile) values='recommended seed inference-optimized memory-constrained quantization-heavy' ;;
     --model) values='flux-dev flux-schnell' ;;
     --quant) values='none 8-bit 4-bit 4-bit-dq' ;;
     --dir)
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         return
         ;;
-    --device-memory | --host-memory | --granule | --size | --runs | --only | --scale | --seed) return ;;
+    --device-memory | --host-memory | --granule | --size | --runs | --only | --scale | --seed | --torch) return ;;
     esac
 
     if [[ $values ]]; then
