@@ -6,6 +6,7 @@
 #include <unstick/context.h>
 #include <unstick/device.h>
 #include <unstick/export.h>
+#include <unstick/key.h>
 #include <unstick/model.h>
 #include <unstick/region.h>
 #include <unstick/status.h>
