@@ -37,6 +37,9 @@ enum usk_convert_kind usk_convert_classify(const struct usk_convert *convert, co
 /* The files hold the tensor as a quantized weight. */
 bool usk_convert_is_packed(const struct usk_convert *convert, const struct unstick_tensor *tensor);
 
+/* The most that buffers can take which are computed and not in the files, such as position tables. */
+uint64_t usk_convert_buffer_bytes(const struct usk_convert *convert, uint64_t n_params);
+
 /* Parameters, also of a packed weight. */
 uint64_t usk_convert_elements(const struct usk_convert *convert, const struct unstick_tensor *tensor);
 

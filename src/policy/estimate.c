@@ -5,9 +5,10 @@
  * convert.c says what kind a tensor is; here each kind gets its bytes, under every quantization at once. A Linear of
  * out x in weights takes, in int8, out x in bytes and a scale of 4 per output (SCB). In four bits: half a byte per
  * weight, an absmax of 4 bytes per 64 weights, a code table of 64 bytes. With double quantization: 1 byte per 64
- * weights, 4 per 256 of those, and the mean that was subtracted, 4; the table of 256 codes for the absmax is one object
- * for the whole process and counts for no Linear. Loaded from a checkpoint that is quantized already, every Linear has
- * its own copy of that table, and the file shows it. All of that is compared with what bitsandbytes really allocates.
+ * weights, 4 per 256 of those, the mean that was subtracted, 4, and a table of 256 codes for the absmax, 1024. Of that
+ * table bitsandbytes 0.50.2 makes a copy per Linear; builds before it share one in the process, which is the low end of
+ * the interval. A checkpoint that is quantized already holds one per Linear. All of that is compared with what
+ * bitsandbytes really allocates, in test/python/estimate_bnb_test.py.
  *
  * The figure says what is most likely, the interval what is certain: where a kind is unsure, the sums part. Overflow is
  * remembered in the sum and refused once, at the end.
@@ -27,6 +28,7 @@
 #define NESTED_BLOCK 256
 #define CODE_BYTES 64
 #define OFFSET_BYTES 4
+#define NESTED_CODE_BYTES 1024
 #define SCALE_BYTES 4
 
 struct sum {
@@ -140,6 +142,7 @@ static void sum_add_4bit(struct sum *sum, uint64_t elements, bool is_nested)
     sum_add_exact(sum, blocks);
     sum_add_exact(sum, usk_div_up(blocks, NESTED_BLOCK) * SCALE_BYTES);
     sum_add_exact(sum, OFFSET_BYTES);
+    sum_add(sum, NESTED_CODE_BYTES, 0, NESTED_CODE_BYTES);
 }
 
 /* What a weight takes at least that may be converted. */
@@ -307,6 +310,9 @@ int usk_estimate_component(const struct unstick_tensor *tensors, size_t n_tensor
         /* fp8 files are read into another dtype, unless somebody casts them back. */
         bool is_as_stored = stored == q && q != UNSTICK_QUANTIZATION_NONE && q != UNSTICK_QUANTIZATION_FP8;
 
+        if (!world->foreign)
+            sum_add_to(&pass.sums[q], &pass.sums[q].figure.high_bytes,
+                       usk_convert_buffer_bytes(&pass.convert, out.n_params));
         out.figures[q] = pass.sums[q].figure;
         out.figures[q].basis = world->foreign || is_as_stored ? UNSTICK_BASIS_FILES
                                : pass.convert.known           ? UNSTICK_BASIS_RULES
