@@ -17,7 +17,8 @@
 
 /* How the working memory is come by, in one line; working.c in the library has the counts. */
 #define ESTIMATE_WORKING_BASIS                                                                               \
-    "tokens x width x 32 (counted in a FLUX block, checked on an H200); pixels x channels x 6 for the VAE"
+    "transformer: tokens x width x 32 (17.3 alive, 24.6 to 32.2 measured on an H200); U-Net: latent pixels x "  \
+    "channels x 20 (15.8 alive); VAE: pixels x channels x 6 (3.0 alive, and as much for convolutions)"
 
 static const char *const dtypes[] = { "bf16", "fp16", "fp32", NULL };
 
@@ -210,8 +211,8 @@ static json_t *json_total(const struct estimate *estimate)
     return json_pack("{s:o,s:o,s:o,s:o,s:s}", "params",
                      estimate->model ? json_bytes(estimate->model->n_params) : json_null(), "bytes",
                      JSON_FIGURES(estimate, totals, bytes), "aligned_bytes",
-                     JSON_FIGURES(estimate, totals, aligned_bytes), "region_bytes", JSON_FIGURES(estimate, totals, region_bytes), "basis",
-                     estimate_basis(estimate, totals));
+                     JSON_FIGURES(estimate, totals, aligned_bytes), "region_bytes",
+                     JSON_FIGURES(estimate, totals, region_bytes), "basis", estimate_basis(estimate, totals));
 }
 
 static json_t *json_components(const struct estimate *estimate)

@@ -112,8 +112,8 @@ static int state_set_aside(const char *path, const struct unstick_error *reason,
         if (errno != EEXIST)
             break;
     }
-    return usk_error_set(error, UNSTICK_BAD_FORMAT, errno, "peaks", "%s is damaged and cannot be moved away: %.200s", path,
-                         reason->text);
+    return usk_error_set(error, UNSTICK_BAD_FORMAT, errno, "peaks", "%s is damaged and cannot be moved away: %.200s",
+                         path, reason->text);
 }
 
 /* Reads under the lock; what is damaged is moved aside. */

@@ -2,18 +2,19 @@
 /*
  * What a run takes beside the weights: activations, which depend on the image and not on the quantization.
  *
- * Transformer: tokens x width of the hidden state x 32. In units of one hidden state, the widest point of a FLUX block
- * has the state, its residual and its norm (3), q, k, v and the rotated copies in fp32 (3 + 4), the MLP before and
- * after its activation (8), attention and MLP side by side and projected (6): 24, and LLM.int8() holds the int32
- * products of the MLP too (8). At 1024 x 1024 with 512 tokens of text that is 0.84 GiB; measured there, with
- * expandable segments, torch's reserve grew by 0.65 GiB in 4-bit and by 0.85 GiB in 8-bit.
+ * The unit is one hidden state of the widest part. How many are alive at once was counted with diffusers 0.42 by
+ * running the real modules on tensors without memory (torch's meta device, attention without its matrix) and summing up
+ * live storages; the factor adds what a device takes beyond tensors.
  *
- * U-Net: latent pixels x channels of the first block x 20: the skip connections of all levels (5), and one block of the
- * last level with its concatenated input (15). Counted, not measured.
+ * Transformer: tokens x width of the hidden state. FLUX has 17.3 alive, at 1024 and at 2048 pixels. On an H200 at
+ * 1024 x 1024 with 512 tokens of text, and expandable segments, torch's reserve grew by 0.65 GiB in 4-bit (a weight is
+ * unpacked for each product) and by 0.85 GiB in 8-bit (products are int32 first): 24.6 and 32.2. Hence 32.
  *
- * VAE: pixels x channels x 6. The last block of the decoder begins at full resolution with the channels of the block
- * before; its input, norm and activation are there at once (3), and convolutions want a workspace of like size (3). At
- * 1024 x 1024 that is the 3 GiB which other engines keep free for a decode.
+ * U-Net: latent pixels x channels of the first block. That of SDXL has 15.8 alive. Hence 20.
+ *
+ * VAE: pixels x channels of the decoder's last block but one, which reach full resolution. FLUX's has 3.0 alive: input,
+ * norm and activation of that block. Convolutions want a workspace of like size. Hence 6: at 1024 x 1024 the 3 GiB that
+ * other engines keep free for a decode.
  *
  * A shortage ends a run and a spare costs nothing, so each is rounded towards more.
  */
