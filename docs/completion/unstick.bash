@@ -2,7 +2,7 @@
 # bash completion for unstick(1)
 
 _unstick() {
-    local verbs='demo doctor synth replay bench version help'
+    local verbs='demo doctor estimate synth replay bench version help'
     local options='' values=''
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]-}
 
@@ -18,6 +18,7 @@ _unstick() {
         return
         ;;
     demo) options='--full --keep --dir --device' ;;
+    estimate) options='--quant --dtype --resolution --batch --id --record' ;;
     synth) options='--model --quant --scale --seed --sparse' ;;
     replay) options='--device --device-memory --host-memory --backup --granule --verify' ;;
     bench) options='--device --size --granule --runs --only --dir' ;;
@@ -27,12 +28,16 @@ _unstick() {
     --device) values='auto cuda:0 host:2GiB' ;;
     --backup) values='auto pinned pageable file' ;;
     --model) values='flux-dev flux-schnell' ;;
-    --quant) values='none 8-bit 4-bit 4-bit-dq' ;;
+    --quant)
+        values='none 8-bit 4-bit 4-bit-dq'
+        [[ $verb == estimate ]] && values="all $values fp8 fp32"
+        ;;
+    --dtype) values='bf16 fp16 fp32' ;;
     --dir)
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         return
         ;;
-    --device-memory | --host-memory | --granule | --size | --runs | --only | --scale | --seed) return ;;
+    --device-memory | --host-memory | --granule | --size | --runs | --only | --scale | --seed | --resolution | --batch | --id | --record) return ;;
     esac
 
     if [[ $values ]]; then
