@@ -212,6 +212,8 @@ static void arrival_step_memory(struct usk_arrival *arrival, struct usk_step *st
     struct unstick_error error = { 0 };
     int r = UNSTICK_OK;
 
+    if (!usk_step_may_call(step, arrival->task->region->dev))
+        return;
     if (!arrival->physical) {
         /* Asked before the attempt: what a source freed after that is still found by it. */
         bool may_wait = arrival_may_wait(task);
@@ -318,6 +320,8 @@ static void arrival_step_submit(struct usk_arrival *arrival, struct usk_step *st
             return;
         }
     }
+    if (!usk_step_may_call(step, arrival->task->region->dev))
+        return;
     r = arrival_submit(arrival);
     if (r < 0)
         arrival_fail(arrival, r);
@@ -440,6 +444,8 @@ static void arrival_step_leave(struct usk_arrival *arrival, struct usk_step *ste
     if (arrival->is_in_flight)
         usk_task_give_device_up(task);
     if (arrival_granule(arrival)->physical) {
+        if (!usk_step_may_call(step, arrival->task->region->dev))
+            return;
         r = usk_granule_take(task->region, arrival->index, usk_queue_keeps_spares(task->region->dev, NULL), NULL);
         if (r == UNSTICK_BUSY && arrival->n_busy++ < USK_TASK_MAX_BUSY) {
             step->is_waiting = true;

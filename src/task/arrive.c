@@ -160,7 +160,7 @@ static bool arrive_undo(struct unstick_task *task, struct usk_step *step)
 
         if (!task->has_come[task->cursor])
             continue;
-        if (n_moves++ == USK_TASK_MOVES_PER_STEP)
+        if (n_moves++ == USK_TASK_MOVES_PER_STEP || !usk_step_may_call(step, task->region->dev))
             return false;
         r = usk_granule_take(task->region, task->cursor, to_spare, NULL);
         if (r == UNSTICK_BUSY && task->n_busy++ < USK_TASK_MAX_BUSY) {
@@ -319,8 +319,7 @@ int usk_arrive_step(struct unstick_task *task, struct usk_step *step)
         step->has_progressed = true;
         return UNSTICK_PENDING;
     case USK_PHASE_DRAIN:
-        if (task->n_sources && !usk_queue_keeps_spares(dev, task) &&
-            usk_physical_drain(dev, USK_TASK_MOVES_PER_STEP)) {
+        if (task->n_sources && !usk_queue_keeps_spares(dev, task) && usk_queue_drain(dev, step)) {
             step->has_progressed = true;
             return UNSTICK_PENDING;
         }

@@ -144,6 +144,8 @@ static void departure_step_submit(struct usk_departure *departure, struct usk_st
             return;
         }
     }
+    if (!usk_step_may_call(step, departure->task->region->dev))
+        return;
     r = departure_submit(departure);
     if (r < 0)
         departure_fail(departure, r);

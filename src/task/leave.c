@@ -191,6 +191,8 @@ static void leave_take(struct unstick_task *task, struct usk_step *step)
             task->n_left--;
             continue;
         }
+        if (!usk_step_may_call(step, task->region->dev))
+            return;
         n_moves++;
         r = usk_granule_take(task->region, i, to_spare, &task->result.error);
         if (r == UNSTICK_BUSY && task->n_busy++ < USK_TASK_MAX_BUSY) {

@@ -432,6 +432,22 @@ static int fault_unregister(struct usk_device *dev, void *address, uint64_t byte
     return r < 0 ? r : fault->inner->ops->unregister_host(fault->inner, address, bytes, error);
 }
 
+static void fault_begin_burst(struct usk_device *dev)
+{
+    struct usk_device *inner = fault_from(dev)->inner;
+
+    if (inner->ops->begin_burst)
+        inner->ops->begin_burst(inner);
+}
+
+static void fault_end_burst(struct usk_device *dev)
+{
+    struct usk_device *inner = fault_from(dev)->inner;
+
+    if (inner->ops->end_burst)
+        inner->ops->end_burst(inner);
+}
+
 static int fault_host_alloc(struct usk_device *dev, uint64_t bytes, void **ret_address, struct unstick_error *error)
 {
     struct fault *fault = fault_from(dev);
@@ -470,6 +486,8 @@ static const struct usk_device_ops fault_ops = {
     .fence_device = fault_fence_device,
     .poll = fault_poll,
     .drop = fault_drop,
+    .begin_burst = fault_begin_burst,
+    .end_burst = fault_end_burst,
     .register_host = fault_register,
     .unregister_host = fault_unregister,
     .host_alloc = fault_host_alloc,
