@@ -2,7 +2,7 @@
 # bash completion for unstick(1)
 
 _unstick() {
-    local verbs='allocconf demo doctor synth replay bench version help'
+    local verbs='demo doctor estimate allocconf synth replay bench version help'
     local options='' values=''
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]-}
 
@@ -19,6 +19,7 @@ _unstick() {
         ;;
     allocconf) options='--torch --profile --auto --device-memory' ;;
     demo) options='--full --keep --dir --device' ;;
+    estimate) options='--quant --dtype --resolution --batch --id --record' ;;
     synth) options='--model --quant --scale --seed --sparse' ;;
     replay) options='--device --device-memory --host-memory --backup --granule --verify' ;;
     bench) options='--device --size --granule --runs --only --dir' ;;
@@ -29,12 +30,16 @@ _unstick() {
     --backup) values='auto pinned pageable file' ;;
     --profile) values='recommended seed inference-optimized memory-constrained quantization-heavy' ;;
     --model) values='flux-dev flux-schnell' ;;
-    --quant) values='none 8-bit 4-bit 4-bit-dq' ;;
+    --quant)
+        values='none 8-bit 4-bit 4-bit-dq'
+        [[ $verb == estimate ]] && values="all $values fp8 fp32"
+        ;;
+    --dtype) values='bf16 fp16 fp32' ;;
     --dir)
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         return
         ;;
-    --device-memory | --host-memory | --granule | --size | --runs | --only | --scale | --seed | --torch) return ;;
+    --device-memory | --host-memory | --granule | --size | --runs | --only | --scale | --seed | --torch | --resolution | --batch | --id | --record) return ;;
     esac
 
     if [[ $values ]]; then

@@ -6,7 +6,9 @@
 #include <unstick/allocconf.h>
 #include <unstick/context.h>
 #include <unstick/device.h>
+#include <unstick/estimate.h>
 #include <unstick/export.h>
+#include <unstick/key.h>
 #include <unstick/model.h>
 #include <unstick/region.h>
 #include <unstick/status.h>
