@@ -109,7 +109,7 @@ struct unstick_snapshot_entry {
     size_t n_components;     /**< length of components */
     uint32_t n_leases;       /**< leases on the whole entry; with any, none of its components is a victim */
     bool is_pinned;          /**< never a victim, whatever is asked for */
-    bool is_loading;         /**< somebody loads or restores it now: no victim, but evictable later */
+    bool is_loading;         /**< somebody else than the caller loads or restores it now: no victim, but evictable later */
     bool can_reload;         /**< its contents may be given up when no host memory is left: it can be loaded again */
     uint64_t reload_ns;      /**< what loading it anew takes; used only where contents are given up */
     uint64_t last_used_ns;   /**< for UNSTICK_POLICY_LRU, ties and texts; on the clock of unstick_reading.taken_ns */
@@ -151,7 +151,8 @@ struct unstick_demand {
     enum unstick_quantization quantization; /**< the key's, for suggestions */
     const char *const *components; /**< names of the components that are wanted together; others may go */
     size_t n_components;           /**< length of components; 0: all */
-    uint64_t required_bytes;       /**< weights on the device; a known entry's components count instead */
+    uint64_t required_bytes;       /**< weights on the device; a known entry's components count instead; 0: guessed
+                                        from quantization */
     enum unstick_basis basis;      /**< where required_bytes comes from */
     uint64_t working_bytes;        /**< activations, VAE decode, ...: kept free beside the weights */
     bool allow_low_memory;         /**< load even if memory is short; counts by its value */
@@ -245,6 +246,7 @@ struct unstick_plan {
     size_t entry;                   /**< the demanded entry; UNSTICK_NO_ENTRY: not there */
     size_t stale_entry;             /**< same key, other fingerprint: all of it is a victim; else
                                          UNSTICK_NO_ENTRY */
+    enum unstick_basis basis;       /**< where required_bytes comes from; EXACT for the components of a known entry */
     uint64_t required_bytes;        /**< weights and working memory, what is resident already included */
     uint64_t missing_bytes;         /**< weights that are not resident */
     uint64_t available_bytes;       /**< what this demand could have without waiting, what is resident already included;
