@@ -84,11 +84,12 @@ UNSTICK_EXPORT const char *unstick_basis_name(enum unstick_basis basis);
 struct unstick_reuse {
     uint64_t n_uses;       /**< turns in which it was used */
     uint64_t last_turn;    /**< the turn of its last use */
+    uint64_t n_in_turn;    /**< requests for it in that turn */
     double mean_turns;     /**< moving mean of the turns between uses; 0 until it was used in two turns */
     double deviation_turns; /**< moving mean of the distance from that mean */
 };
 
-/** Notes a use in turn `turn` (not before reuse->last_turn). Any number of uses in one turn count once. */
+/** Notes a request in turn `turn` (not before reuse->last_turn). Any number of requests in one turn are one use. */
 UNSTICK_EXPORT void unstick_reuse_note(struct unstick_reuse *reuse, uint64_t turn);
 
 /** One component of an entry: a region. */
