@@ -92,7 +92,7 @@ static const char *ledger_scan(struct usk_ledger *ledger, const struct unstick_s
     return NULL;
 }
 
-static bool demand_names(const struct unstick_demand *demand, const char *name)
+bool usk_ledger_is_wanted(const struct unstick_demand *demand, const char *name)
 {
     for (size_t i = 0; i < demand->n_components; i++) {
         if (!strcmp(demand->components[i], name))
@@ -123,7 +123,7 @@ static void ledger_count_demand(struct usk_ledger *ledger, const struct unstick_
     for (size_t j = 0; j < entry->n_components; j++) {
         const struct unstick_snapshot_component *component = &entry->components[j];
 
-        if (!demand_names(demand, component->name))
+        if (!usk_ledger_is_wanted(demand, component->name))
             continue;
         n_found++;
         known += (int64_t)component->bytes;
@@ -137,20 +137,6 @@ static void ledger_count_demand(struct usk_ledger *ledger, const struct unstick_
         ledger->basis = UNSTICK_BASIS_EXACT;
 }
 
-enum usk_ledger_hold usk_ledger_hold(const struct usk_ledger *ledger, const struct unstick_snapshot *snapshot,
-                                     const struct unstick_demand *demand, size_t entry, size_t component)
-{
-    const struct unstick_snapshot_entry *owner = &snapshot->entries[entry];
-
-    if (entry == ledger->entry && demand_names(demand, owner->components[component].name))
-        return USK_LEDGER_DEMANDED;
-    if (owner->is_pinned)
-        return USK_LEDGER_PINNED;
-    if (owner->n_leases || owner->is_loading || owner->components[component].n_leases)
-        return USK_LEDGER_LEASED;
-    return USK_LEDGER_FREE;
-}
-
 static void ledger_count_holds(struct usk_ledger *ledger, const struct unstick_snapshot *snapshot,
                                const struct unstick_demand *demand)
 {
@@ -158,7 +144,7 @@ static void ledger_count_holds(struct usk_ledger *ledger, const struct unstick_s
         const struct unstick_snapshot_entry *entry = &snapshot->entries[i];
 
         for (size_t j = 0; j < entry->n_components; j++) {
-            enum usk_ledger_hold hold = usk_ledger_hold(ledger, snapshot, demand, i, j);
+            enum usk_ledger_hold hold = usk_ledger_hold(ledger, entry, demand, i, j);
             int64_t resident = (int64_t)entry->components[j].resident_bytes;
 
             if (hold == USK_LEDGER_LEASED)

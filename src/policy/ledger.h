@@ -43,8 +43,22 @@ enum usk_ledger_hold {
     USK_LEDGER_LEASED, /* or loading: it can later */
 };
 
-enum usk_ledger_hold usk_ledger_hold(const struct usk_ledger *ledger, const struct unstick_snapshot *snapshot,
-                                     const struct unstick_demand *demand, size_t entry, size_t component);
+/* Whether the demand asks for a component of this name; all of them if it names none. */
+bool usk_ledger_is_wanted(const struct unstick_demand *demand, const char *name);
+
+/* Asked for every component, twice: inline, it is a fifth of a decision less. */
+static inline enum usk_ledger_hold usk_ledger_hold(const struct usk_ledger *ledger,
+                                                   const struct unstick_snapshot_entry *entry,
+                                                   const struct unstick_demand *demand, size_t index, size_t component)
+{
+    if (index == ledger->entry && usk_ledger_is_wanted(demand, entry->components[component].name))
+        return USK_LEDGER_DEMANDED;
+    if (entry->is_pinned)
+        return USK_LEDGER_PINNED;
+    if (entry->n_leases || entry->is_loading || entry->components[component].n_leases)
+        return USK_LEDGER_LEASED;
+    return USK_LEDGER_FREE;
+}
 
 /* How much has to leave so that weights and working memory fit beside what is free and what torch gives back. */
 int64_t usk_ledger_shortage(const struct usk_ledger *ledger, int64_t missing_bytes, int64_t working_bytes);

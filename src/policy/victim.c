@@ -85,10 +85,10 @@ static uint64_t entry_total(const struct unstick_snapshot_entry *entry)
 }
 
 /* Seconds to bring one GiB back, and to copy out what has no backup of it. */
-static double victim_seconds(const struct unstick_snapshot *snapshot, const struct unstick_victim *victim)
+static double victim_seconds(const struct usk_victims *victims, const struct unstick_victim *victim)
 {
-    const struct unstick_snapshot_entry *entry = &snapshot->entries[victim->entry];
-    const struct unstick_snapshot_component *component = victim_component(snapshot, victim);
+    const struct unstick_snapshot_entry *entry = &victims->snapshot->entries[victim->entry];
+    const struct unstick_snapshot_component *component = &entry->components[victim->component];
     uint64_t unbacked = component_unbacked(component);
 
     if (victim->is_discard) {
@@ -96,11 +96,12 @@ static double victim_seconds(const struct unstick_snapshot *snapshot, const stru
 
         if (entry->reload_ns && total)
             return (double)entry->reload_ns / 1e9 / ((double)total / VICTIM_GIB);
-        return VICTIM_GIB / (double)usk_victims_rate(snapshot, UNSTICK_TIER_PAGEABLE);
+        return victims->seconds[UNSTICK_TIER_PAGEABLE];
     }
-    return VICTIM_GIB / (double)usk_victims_rate(snapshot, victim->tier) +
-           (double)unbacked / (double)component->resident_bytes * VICTIM_GIB /
-               (double)usk_victims_rate(snapshot, UNSTICK_TIER_AUTO);
+    if (!unbacked)
+        return victims->seconds[victim->tier];
+    return victims->seconds[victim->tier] +
+           (double)unbacked / (double)component->resident_bytes * victims->seconds[UNSTICK_TIER_AUTO];
 }
 
 static void victim_rate(const struct usk_victims *victims, struct unstick_victim *victim, double chance)
@@ -110,7 +111,7 @@ static void victim_rate(const struct usk_victims *victims, struct unstick_victim
     victim->score = 0;
     if (victims->snapshot->policy != UNSTICK_POLICY_COST)
         return;
-    victim->score = chance * victim_seconds(victims->snapshot, victim);
+    victim->score = chance * victim_seconds(victims, victim);
     if (component->resident_bytes < component->bytes)
         victim->score *= VICTIM_PARTIAL;
 }
@@ -118,13 +119,15 @@ static void victim_rate(const struct usk_victims *victims, struct unstick_victim
 static bool victim_is_before(const struct unstick_snapshot *snapshot, const struct unstick_victim *a,
                              const struct unstick_victim *b)
 {
-    uint64_t a_used = snapshot->entries[a->entry].last_used_ns, b_used = snapshot->entries[b->entry].last_used_ns;
+    uint64_t a_used, b_used;
 
     if (a->score != b->score)
         return a->score < b->score;
-    if (a_used != b_used)
-        return a_used < b_used;
-    return a->entry != b->entry ? a->entry < b->entry : a->component > b->component;
+    if (a->entry == b->entry)
+        return a->component > b->component;
+    a_used = snapshot->entries[a->entry].last_used_ns;
+    b_used = snapshot->entries[b->entry].last_used_ns;
+    return a_used != b_used ? a_used < b_used : a->entry < b->entry;
 }
 
 /*
@@ -227,6 +230,8 @@ void usk_victims_init(struct usk_victims *victims, const struct unstick_snapshot
                                      .items = items,
                                      .pinned_bytes = snapshot->host_pinned_bytes,
                                      .pageable_bytes = snapshot->host_pageable_bytes };
+    for (unsigned int tier = 0; tier < 4; tier++)
+        victims->seconds[tier] = VICTIM_GIB / (double)usk_victims_rate(snapshot, (enum unstick_tier)tier);
     for (size_t i = 0; i < snapshot->n_entries; i++) {
         const struct unstick_snapshot_entry *entry = &snapshot->entries[i];
         double chance = usk_reuse_chance(&entry->reuse, snapshot->turn);
@@ -235,7 +240,7 @@ void usk_victims_init(struct usk_victims *victims, const struct unstick_snapshot
             struct unstick_victim *victim = &items[victims->n_items];
 
             if (!entry->components[j].resident_bytes ||
-                usk_ledger_hold(ledger, snapshot, demand, i, j) != USK_LEDGER_FREE)
+                usk_ledger_hold(ledger, entry, demand, i, j) != USK_LEDGER_FREE)
                 continue;
             *victim = (struct unstick_victim){ .entry = i,
                                                .component = j,
@@ -298,7 +303,7 @@ void usk_victims_cost(const struct usk_victims *victims, uint64_t *ret_stall_ns,
         const struct unstick_snapshot_component *component = victim_component(snapshot, victim);
 
         if (victim->is_discard) {
-            stall += victim_seconds(snapshot, victim) * (double)victim->bytes / VICTIM_GIB;
+            stall += victim_seconds(victims, victim) * (double)victim->bytes / VICTIM_GIB;
             continue;
         }
         stall += (double)victim->bytes / (double)usk_victims_rate(snapshot, victim->tier);

@@ -16,6 +16,7 @@ struct usk_victims {
     size_t n_items, n_taken;
     uint64_t pinned_bytes, pageable_bytes; /* host memory that is left for new backups */
     int64_t evictable_bytes;
+    double seconds[4]; /* per GiB: back from each tier; AUTO: out to the host */
 };
 
 /* Bytes/s back from a tier; AUTO: out to the host. */
