@@ -27,6 +27,7 @@ static const struct {
     { "bench", "measure this machine, beside plain driver copies in the same run", cmd_bench },
     { "demo", "show the main job on made models, with or without a GPU", cmd_demo },
     { "doctor", "say what this machine can do and what to change", cmd_doctor },
+    { "estimate", "say what a model will take on a device, from its files", cmd_estimate },
     { "replay", "run a sequence of model requests on a device, timed and verified", cmd_replay },
     { "synth", "write a FLUX-shaped checkpoint with made-up weights", cmd_synth },
     { "version", "print the version", cmd_version },

@@ -28,6 +28,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <unstick/estimate.h>
 #include <unstick/export.h>
 #include <unstick/key.h>
 #include <unstick/reading.h>
@@ -65,17 +66,6 @@ enum unstick_policy_kind {
     UNSTICK_POLICY_LRU = 1,          /**< used longest ago first, in granules; for comparison */
     UNSTICK_POLICY_CLEAR_EVERYTHING = 2, /**< everything that may go, whole: what the seed does */
 };
-
-/** Where the figure of a demand comes from. */
-enum unstick_basis {
-    UNSTICK_BASIS_EXACT = 0,    /**< from the model's own files, by known rules */
-    UNSTICK_BASIS_LEARNED = 1,  /**< the peak of an earlier run */
-    UNSTICK_BASIS_INTERVAL = 2, /**< from files by a generic rule: the upper end of the interval */
-    UNSTICK_BASIS_GUESS = 3,    /**< nothing is known: the seed's 8, 12 or 20 */
-};
-
-/** "exact", "learned", "interval" or "guess"; "unknown" for a value that is none. Never NULL, static. */
-UNSTICK_EXPORT const char *unstick_basis_name(enum unstick_basis basis);
 
 /**
  * How an entry was used so far; zero-initialize. Time is counted in turns: a turn passes with every request for another
@@ -141,7 +131,7 @@ struct unstick_snapshot {
 struct unstick_alternative {
     enum unstick_quantization quantization; /**< which */
     uint64_t required_bytes;  /**< weights on the device */
-    enum unstick_basis basis; /**< where the figure comes from */
+    enum unstick_basis basis; /**< where the figure comes from; FILES and RULES count as exact */
 };
 
 /** What is asked for; zero-initialize and set `size` to sizeof. */
@@ -247,7 +237,7 @@ struct unstick_plan {
     size_t entry;                   /**< the demanded entry; UNSTICK_NO_ENTRY: not there */
     size_t stale_entry;             /**< same key, other fingerprint: all of it is a victim; else
                                          UNSTICK_NO_ENTRY */
-    enum unstick_basis basis;       /**< where required_bytes comes from; EXACT for the components of a known entry */
+    enum unstick_basis basis;       /**< where required_bytes comes from; FILES for the components of a known entry */
     uint64_t required_bytes;        /**< weights and working memory, what is resident already included */
     uint64_t missing_bytes;         /**< weights that are not resident */
     uint64_t available_bytes;       /**< what this demand could have without waiting, what is resident already included;

@@ -5,6 +5,7 @@
 
 #include <unstick/context.h>
 #include <unstick/device.h>
+#include <unstick/estimate.h>
 #include <unstick/export.h>
 #include <unstick/key.h>
 #include <unstick/model.h>

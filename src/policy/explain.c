@@ -10,13 +10,6 @@
 
 #include "base/size.h"
 
-const char *unstick_basis_name(enum unstick_basis basis)
-{
-    static const char *const names[] = { "exact", "learned", "interval", "guess" };
-
-    return (unsigned int)basis < sizeof(names) / sizeof(names[0]) ? names[basis] : "unknown";
-}
-
 const char *unstick_verdict_name(enum unstick_verdict verdict)
 {
     static const char *const names[] = { "hit", "fits", "reclaim", "evict", "wait", "forced", "refused" };
@@ -68,7 +61,7 @@ static void explain_size(struct explain *explain, const char *before, uint64_t b
 static void explain_need(struct explain *explain, const struct unstick_demand *demand, const struct unstick_plan *plan)
 {
     explain_size(explain, " needs ", plan->required_bytes, "");
-    if (plan->basis != UNSTICK_BASIS_EXACT)
+    if (plan->basis > UNSTICK_BASIS_RULES)
         explain_add(explain, " (%s)", unstick_basis_name(plan->basis));
     if (demand->working_bytes)
         explain_size(explain, ", of which ", demand->working_bytes, " to work in");

@@ -181,8 +181,8 @@ int unstick_key_parse(const char *key, char *model_id, size_t size, enum unstick
                              key);
     length = (size_t)(border - key);
     if (!model_id || length >= size || !ret_quantization)
-        return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "key", "the id in \"%.200s\" has %zu bytes, the buffer %zu",
-                             key, length + 1, size);
+        return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "key",
+                             "the id in \"%.200s\" has %zu bytes, the buffer %zu", key, length + 1, size);
     memmove(model_id, key, length);
     model_id[length] = '\0';
     *ret_quantization = quantization;

@@ -12,8 +12,6 @@
 
 #include <string.h>
 
-#include "policy/suggest.h"
-
 static int64_t ledger_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -112,7 +110,7 @@ static void ledger_count_demand(struct usk_ledger *ledger, const struct unstick_
 
     ledger->basis = demand->basis;
     if (!estimate) {
-        estimate = usk_suggest_guess(demand->quantization);
+        estimate = unstick_estimate_guess(demand->quantization).bytes;
         ledger->basis = UNSTICK_BASIS_GUESS;
     }
     if (ledger->entry == UNSTICK_NO_ENTRY) {
@@ -134,7 +132,7 @@ static void ledger_count_demand(struct usk_ledger *ledger, const struct unstick_
     if (!known || n_found < demand->n_components)
         ledger->missing_bytes += (int64_t)ledger_subtract(estimate, (uint64_t)known);
     else
-        ledger->basis = UNSTICK_BASIS_EXACT;
+        ledger->basis = UNSTICK_BASIS_FILES;
 }
 
 static void ledger_count_holds(struct usk_ledger *ledger, const struct unstick_snapshot *snapshot,

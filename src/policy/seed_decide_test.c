@@ -112,19 +112,23 @@ static void test_estimates_per_mode(void **state)
         enum unstick_quantization quantization;
         uint64_t bytes;
     } guesses[] = {
-        { UNSTICK_QUANTIZATION_4BIT, 8 * GIB },
-        { UNSTICK_QUANTIZATION_8BIT, 12 * GIB },
-        { UNSTICK_QUANTIZATION_NONE, 20 * GIB },
+        { UNSTICK_QUANTIZATION_4BIT, UNSTICK_GUESS_4BIT_BYTES },
+        { UNSTICK_QUANTIZATION_8BIT, UNSTICK_GUESS_8BIT_BYTES },
+        { UNSTICK_QUANTIZATION_NONE, UNSTICK_GUESS_NONE_BYTES },
     };
     struct desk desk;
 
     (void)state;
+    assert_int_equal(UNSTICK_GUESS_4BIT_BYTES, 8 * GIB);
+    assert_int_equal(UNSTICK_GUESS_8BIT_BYTES, 12 * GIB);
+    assert_int_equal(UNSTICK_GUESS_NONE_BYTES, 20 * GIB);
     for (size_t i = 0; i < 3; i++) {
         desk_init(&desk, guesses[i].bytes, 0);
         desk.demand.quantization = guesses[i].quantization;
         desk.demand.key = "x_y";
         assert_int_equal(desk_decide(&desk)->verdict, UNSTICK_VERDICT_FITS);
         assert_int_equal(desk.plan.required_bytes, guesses[i].bytes);
+        assert_int_equal(unstick_estimate_guess(guesses[i].quantization).bytes, guesses[i].bytes);
         assert_int_equal(desk.plan.basis, UNSTICK_BASIS_GUESS);
         assert_non_null(strstr(desk.plan.reason, "guess"));
         desk.reading.free_bytes--;
@@ -268,7 +272,7 @@ static void test_refusal_names_the_override(void **state)
     assert_non_null(strstr(force->text, "'allow_low_memory': true"));
     /* What cannot be on this card is not worth forcing. */
     desk.demand.required_bytes = 49 * GIB;
-    desk.demand.basis = UNSTICK_BASIS_EXACT;
+    desk.demand.basis = UNSTICK_BASIS_RULES;
     assert_false(plan_suggests(desk_decide(&desk), UNSTICK_SUGGEST_FORCE));
 }
 
@@ -279,14 +283,14 @@ static void test_offers_8bit_from_10(void **state)
 
     (void)state;
     desk_init(&desk, UNSTICK_OFFER_8BIT_BYTES, 0);
-    desk_offer(&desk, UNSTICK_QUANTIZATION_8BIT, 9 * GIB, UNSTICK_BASIS_EXACT);
+    desk_offer(&desk, UNSTICK_QUANTIZATION_8BIT, 9 * GIB, UNSTICK_BASIS_RULES);
     assert_non_null(plan_find(desk_decide(&desk), UNSTICK_SUGGEST_LARGER, UNSTICK_QUANTIZATION_8BIT));
     desk.reading.free_bytes--;
     assert_null(plan_find(desk_decide(&desk), UNSTICK_SUGGEST_LARGER, UNSTICK_QUANTIZATION_8BIT));
     desk.reading.free_bytes++;
     desk.alternatives[0].basis = UNSTICK_BASIS_LEARNED;
     assert_null(plan_find(desk_decide(&desk), UNSTICK_SUGGEST_LARGER, UNSTICK_QUANTIZATION_8BIT));
-    desk.alternatives[0].basis = UNSTICK_BASIS_EXACT;
+    desk.alternatives[0].basis = UNSTICK_BASIS_RULES;
     desk.alternatives[0].required_bytes = 10 * GIB + 1;
     assert_null(plan_find(desk_decide(&desk), UNSTICK_SUGGEST_LARGER, UNSTICK_QUANTIZATION_8BIT));
     assert_int_equal(UNSTICK_OFFER_8BIT_BYTES, 10 * GIB);
@@ -299,7 +303,7 @@ static void test_8bit_at_10_but_estimated_at_12(void **state)
 
     (void)state;
     desk_init(&desk, 10 * GIB, 0);
-    desk_offer(&desk, UNSTICK_QUANTIZATION_8BIT, UNSTICK_GUESS_8BIT_BYTES, UNSTICK_BASIS_EXACT);
+    desk_offer(&desk, UNSTICK_QUANTIZATION_8BIT, UNSTICK_GUESS_8BIT_BYTES, UNSTICK_BASIS_RULES);
     assert_null(plan_find(desk_decide(&desk), UNSTICK_SUGGEST_LARGER, UNSTICK_QUANTIZATION_8BIT));
     desk.reading.free_bytes = 12 * GIB;
     assert_non_null(plan_find(desk_decide(&desk), UNSTICK_SUGGEST_LARGER, UNSTICK_QUANTIZATION_8BIT));
@@ -320,7 +324,7 @@ static void test_offers_full_precision_from_20(void **state)
     for (size_t i = 0; i < 2; i++) {
         desk_init(&desk, UNSTICK_OFFER_NONE_BYTES, 0);
         desk.demand.quantization = from[i];
-        desk_offer(&desk, UNSTICK_QUANTIZATION_NONE, 19 * GIB, UNSTICK_BASIS_EXACT);
+        desk_offer(&desk, UNSTICK_QUANTIZATION_NONE, 19 * GIB, UNSTICK_BASIS_RULES);
         assert_non_null(plan_find(desk_decide(&desk), UNSTICK_SUGGEST_LARGER, UNSTICK_QUANTIZATION_NONE));
         desk.reading.free_bytes--;
         assert_null(plan_find(desk_decide(&desk), UNSTICK_SUGGEST_LARGER, UNSTICK_QUANTIZATION_NONE));
@@ -373,7 +377,7 @@ static void test_smaller_first(void **state)
     assert_int_equal(desk.plan.suggestions[1].action, UNSTICK_SUGGEST_SMALLER);
     assert_int_equal(desk.plan.suggestions[1].quantization, UNSTICK_QUANTIZATION_8BIT);
     /* Known figures are used before guesses, and working memory counts. */
-    desk_offer(&desk, UNSTICK_QUANTIZATION_4BIT, 11 * GIB, UNSTICK_BASIS_EXACT);
+    desk_offer(&desk, UNSTICK_QUANTIZATION_4BIT, 11 * GIB, UNSTICK_BASIS_RULES);
     desk.demand.working_bytes = GIB + 1;
     assert_int_equal(desk_decide(&desk)->suggestions[0].bytes, 11 * GIB);
     assert_null(plan_find(&desk.plan, UNSTICK_SUGGEST_SMALLER, UNSTICK_QUANTIZATION_8BIT));

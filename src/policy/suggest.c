@@ -29,22 +29,6 @@ struct suggest {
     uint64_t available_bytes; /* to another quantization, which takes this one's place */
 };
 
-uint64_t usk_suggest_guess(enum unstick_quantization quantization)
-{
-    switch (quantization) {
-    case UNSTICK_QUANTIZATION_4BIT:
-    case UNSTICK_QUANTIZATION_4BIT_DQ:
-        return UNSTICK_GUESS_4BIT_BYTES;
-    case UNSTICK_QUANTIZATION_8BIT:
-    case UNSTICK_QUANTIZATION_FP8:
-        return UNSTICK_GUESS_8BIT_BYTES;
-    case UNSTICK_QUANTIZATION_FP32:
-        return 2 * UNSTICK_GUESS_NONE_BYTES;
-    default:
-        return UNSTICK_GUESS_NONE_BYTES;
-    }
-}
-
 /* More bits an element, more quality. */
 static int quantization_rank(enum unstick_quantization quantization)
 {
@@ -99,14 +83,14 @@ static struct unstick_alternative suggest_figure(const struct suggest *suggest, 
 {
     const struct unstick_alternative *known = demand_alternative(suggest->demand, quantization);
     uint64_t own = (uint64_t)(suggest->ledger->own_bytes + suggest->ledger->missing_bytes);
-    uint64_t own_guess = usk_suggest_guess(suggest->demand->quantization);
+    uint64_t own_guess = unstick_estimate_guess(suggest->demand->quantization).bytes;
     double scale = own > own_guess ? (double)own / (double)own_guess : 1;
 
     if (known)
         return *known;
     return (struct unstick_alternative){
         .quantization = quantization,
-        .required_bytes = (uint64_t)((double)usk_suggest_guess(quantization) * scale),
+        .required_bytes = (uint64_t)((double)unstick_estimate_guess(quantization).bytes * scale),
         .basis = UNSTICK_BASIS_GUESS,
     };
 }
@@ -164,7 +148,7 @@ static void suggest_larger(struct suggest *suggest)
         const struct unstick_alternative *known =
             demand_alternative(suggest->demand, offers[i].quantization);
 
-        if (!known || known->basis != UNSTICK_BASIS_EXACT || suggest->available_bytes < offers[i].from_bytes ||
+        if (!known || known->basis > UNSTICK_BASIS_RULES || suggest->available_bytes < offers[i].from_bytes ||
             quantization_rank(offers[i].quantization) <= quantization_rank(suggest->demand->quantization) ||
             !suggest_fits(suggest, known->required_bytes))
             continue;
@@ -184,7 +168,7 @@ static bool suggest_is_hopeless(const struct suggest *suggest)
     uint64_t limit = suggest->snapshot->limit_bytes;
     uint64_t weights = plan->required_bytes - suggest->demand->working_bytes;
 
-    return (plan->basis == UNSTICK_BASIS_EXACT || plan->basis == UNSTICK_BASIS_LEARNED) &&
+    return (plan->basis <= UNSTICK_BASIS_RULES || plan->basis == UNSTICK_BASIS_LEARNED) &&
            (plan->required_bytes > suggest->snapshot->reading->total_bytes || (limit && weights > limit));
 }
 

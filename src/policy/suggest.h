@@ -8,9 +8,6 @@
 
 struct usk_ledger;
 
-/* What a model in this quantization is taken for while nothing is known of it. */
-uint64_t usk_suggest_guess(enum unstick_quantization quantization);
-
 /* Fills in plan->suggestions; everything else in the plan is decided. */
 void usk_suggest(const struct usk_ledger *ledger, const struct unstick_snapshot *snapshot,
                  const struct unstick_demand *demand, struct unstick_plan *plan);

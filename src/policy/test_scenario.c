@@ -117,7 +117,7 @@ static void scenario_make_demand(struct scenario *scenario)
         .quantization = (enum unstick_quantization)scenario_pick(scenario, 4),
         .components = scenario->wanted,
         .required_bytes = scenario_bytes(scenario, 32),
-        .basis = (enum unstick_basis)scenario_pick(scenario, 4),
+        .basis = (enum unstick_basis)scenario_pick(scenario, 5),
         .working_bytes = scenario_chance(scenario, 2) ? scenario_bytes(scenario, 4) : 0,
         .allow_low_memory = scenario_chance(scenario, 4),
         .caller_holds_lease = scenario_chance(scenario, 4),
@@ -137,7 +137,7 @@ static void scenario_make_demand(struct scenario *scenario)
         scenario->alternatives[i] = (struct unstick_alternative){
             .quantization = (enum unstick_quantization)i,
             .required_bytes = scenario_bytes(scenario, 24),
-            .basis = (enum unstick_basis)scenario_pick(scenario, 4),
+            .basis = (enum unstick_basis)scenario_pick(scenario, 5),
         };
 }
 
@@ -360,7 +360,7 @@ static bool alternative_is_exact(const struct scenario *scenario, const struct u
 {
     for (size_t i = 0; i < scenario->demand.n_alternatives; i++) {
         if (scenario->alternatives[i].quantization == suggestion->quantization)
-            return scenario->alternatives[i].basis == UNSTICK_BASIS_EXACT &&
+            return scenario->alternatives[i].basis <= UNSTICK_BASIS_RULES &&
                    scenario->alternatives[i].required_bytes == suggestion->bytes;
     }
     return false;
