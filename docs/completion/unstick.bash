@@ -2,7 +2,7 @@
 # bash completion for unstick(1)
 
 _unstick() {
-    local verbs='demo doctor synth replay bench version help'
+    local verbs='demo doctor synth plan replay bench version help'
     local options='' values=''
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]-}
 
@@ -19,6 +19,11 @@ _unstick() {
         ;;
     demo) options='--full --keep --dir --device' ;;
     synth) options='--model --quant --scale --seed --sparse' ;;
+    plan)
+        options='--device --request --bytes --path --working --cached --torch-reserved --torch-active'
+        options+=' --torch-inactive-split --used-by-others --device-memory --granule --policy --max-wait'
+        options+=' --allow-low-memory --workflow'
+        ;;
     replay) options='--device --device-memory --host-memory --backup --granule --verify' ;;
     bench) options='--device --size --granule --runs --only --dir' ;;
     esac
@@ -28,11 +33,14 @@ _unstick() {
     --backup) values='auto pinned pageable file' ;;
     --model) values='flux-dev flux-schnell' ;;
     --quant) values='none 8-bit 4-bit 4-bit-dq' ;;
-    --dir)
+    --policy) values='cost lru clear-everything' ;;
+    --dir | --path)
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         return
         ;;
-    --device-memory | --host-memory | --granule | --size | --runs | --only | --scale | --seed) return ;;
+    --request | --bytes | --working | --cached | --torch-reserved | --torch-active | --torch-inactive-split | \
+        --used-by-others | --max-wait | --device-memory | --host-memory | --granule | --size | --runs | --only | \
+        --scale | --seed) return ;;
     esac
 
     if [[ $values ]]; then

@@ -169,6 +169,8 @@ void usk_explain(const struct usk_ledger *ledger, const struct unstick_snapshot 
         explain_need(&explain, demand, plan);
         explain_holders(&explain, ledger, plan);
         explain_size(&explain, "; ", plan->short_bytes, " are missing");
+        if (plan->required_bytes > snapshot->reading->total_bytes)
+            explain_size(&explain, "; the whole device has ", snapshot->reading->total_bytes, "");
         if (plan->was_forced)
             explain_add(&explain, "; tried all the same, because allow_low_memory is set");
         break;

@@ -277,7 +277,7 @@ static void victim_cut(struct unstick_victim *victim, uint64_t granule, uint64_t
 
 void usk_victims_take(struct usk_victims *victims, int64_t bytes)
 {
-    bool is_whole = victims->snapshot->policy == UNSTICK_POLICY_CLEAR_EVERYTHING;
+    bool is_whole = victims->snapshot->policy == UNSTICK_POLICY_CLEAR_EVERYTHING && bytes > 0;
     uint64_t granule = snapshot_granule(victims->snapshot);
 
     while (victims->n_taken < victims->n_items) {
@@ -285,7 +285,7 @@ void usk_victims_take(struct usk_victims *victims, int64_t bytes)
         bool is_stale = next->score < 0;
         struct unstick_victim *victim;
 
-        if (bytes <= 0 && !is_stale)
+        if (bytes <= 0 && !is_stale && !is_whole)
             break;
         victim = heap_pop(victims);
         victim_cut(victim, granule, is_whole || is_stale || bytes < 0 ? victim->bytes : (uint64_t)bytes);

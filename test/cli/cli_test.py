@@ -15,7 +15,7 @@ import unittest
 
 UNSTICK = ""
 MIB = 1 << 20
-VERBS = ["bench", "demo", "doctor", "replay", "version"]
+VERBS = ["bench", "demo", "doctor", "plan", "replay", "version"]
 
 
 def safetensors(tensors, metadata=None):
