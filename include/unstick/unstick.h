@@ -10,6 +10,8 @@
 #include <unstick/export.h>
 #include <unstick/key.h>
 #include <unstick/model.h>
+#include <unstick/policy.h>
+#include <unstick/reading.h>
 #include <unstick/region.h>
 #include <unstick/status.h>
 #include <unstick/task.h>

@@ -15,7 +15,7 @@ import unittest
 
 UNSTICK = ""
 MIB = 1 << 20
-VERBS = ["allocconf", "bench", "demo", "doctor", "estimate", "replay", "version"]
+VERBS = ["allocconf", "bench", "demo", "doctor", "estimate", "plan", "replay", "version"]
 
 
 def safetensors(tensors, metadata=None):
