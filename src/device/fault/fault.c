@@ -29,7 +29,7 @@ struct fault {
     struct usk_fault_script script;
     uint64_t n_calls, n_failed;
     struct usk_slots tickets;
-    struct usk_ledger ledger;
+    struct usk_fault_ledger ledger;
 };
 
 struct fault_ticket {
@@ -132,9 +132,9 @@ static void fault_close(struct usk_device *dev)
     struct fault *fault = fault_from(dev);
 
     fault_drain(fault);
-    usk_ledger_undo(&fault->ledger, fault->inner);
+    usk_fault_ledger_undo(&fault->ledger, fault->inner);
     usk_device_close(fault->inner);
-    usk_ledger_fini(&fault->ledger);
+    usk_fault_ledger_fini(&fault->ledger);
     usk_slots_fini(&fault->tickets);
     pthread_mutex_destroy(&fault->lock);
     free(fault);
@@ -173,7 +173,7 @@ static int fault_reserve(struct usk_device *dev, uint64_t bytes, uint64_t align_
     if (r == UNSTICK_OK)
         r = fault->inner->ops->reserve(fault->inner, bytes, align_bytes, ret_address, error);
     if (r == UNSTICK_OK)
-        usk_ledger_add(&fault->ledger, USK_LEDGER_RANGE, *ret_address, bytes);
+        usk_fault_ledger_add(&fault->ledger, USK_LEDGER_RANGE, *ret_address, bytes);
     return r;
 }
 
@@ -186,7 +186,7 @@ static int fault_unreserve(struct usk_device *dev, uint64_t address, uint64_t by
     if (r == UNSTICK_OK)
         r = fault->inner->ops->unreserve(fault->inner, address, bytes, error);
     if (r == UNSTICK_OK)
-        usk_ledger_remove(&fault->ledger, USK_LEDGER_RANGE, address, 1);
+        usk_fault_ledger_remove(&fault->ledger, USK_LEDGER_RANGE, address, 1);
     return r;
 }
 
@@ -213,7 +213,7 @@ static int fault_create(struct usk_device *dev, uint64_t bytes, uint64_t *ret_ha
     }
     r = fault->inner->ops->create(fault->inner, bytes, ret_handle, error);
     if (r == UNSTICK_OK)
-        usk_ledger_add(&fault->ledger, USK_LEDGER_HANDLE, *ret_handle, bytes);
+        usk_fault_ledger_add(&fault->ledger, USK_LEDGER_HANDLE, *ret_handle, bytes);
     return r;
 }
 
@@ -226,7 +226,7 @@ static int fault_release(struct usk_device *dev, uint64_t handle, struct unstick
     if (r == UNSTICK_OK)
         r = fault->inner->ops->release(fault->inner, handle, error);
     if (r == UNSTICK_OK)
-        usk_ledger_remove(&fault->ledger, USK_LEDGER_HANDLE, handle, 1);
+        usk_fault_ledger_remove(&fault->ledger, USK_LEDGER_HANDLE, handle, 1);
     return r;
 }
 
@@ -249,7 +249,7 @@ static int fault_map(struct usk_device *dev, uint64_t address, uint64_t bytes, u
         return usk_error_set(error, UNSTICK_BUSY, 0, "map", "made busy by the fault device: try again");
     r = fault->inner->ops->map(fault->inner, address, bytes, handle, error);
     if (r == UNSTICK_OK)
-        usk_ledger_add(&fault->ledger, USK_LEDGER_MAPPING, address, bytes);
+        usk_fault_ledger_add(&fault->ledger, USK_LEDGER_MAPPING, address, bytes);
     return r;
 }
 
@@ -262,7 +262,7 @@ static int fault_unmap(struct usk_device *dev, uint64_t address, uint64_t bytes,
     if (r == UNSTICK_OK)
         r = fault->inner->ops->unmap(fault->inner, address, bytes, error);
     if (r == UNSTICK_OK)
-        usk_ledger_remove(&fault->ledger, USK_LEDGER_MAPPING, address, bytes);
+        usk_fault_ledger_remove(&fault->ledger, USK_LEDGER_MAPPING, address, bytes);
     return r;
 }
 
@@ -468,7 +468,7 @@ static int fault_register(struct usk_device *dev, void *address, uint64_t bytes,
     if (r == UNSTICK_OK)
         r = fault->inner->ops->register_host(fault->inner, address, bytes, flags, error);
     if (r == UNSTICK_OK)
-        usk_ledger_add(&fault->ledger, USK_LEDGER_REGISTRATION, (uintptr_t)address, bytes);
+        usk_fault_ledger_add(&fault->ledger, USK_LEDGER_REGISTRATION, (uintptr_t)address, bytes);
     return r;
 }
 
@@ -481,7 +481,7 @@ static int fault_unregister(struct usk_device *dev, void *address, uint64_t byte
     if (r == UNSTICK_OK)
         r = fault->inner->ops->unregister_host(fault->inner, address, bytes, error);
     if (r == UNSTICK_OK)
-        usk_ledger_remove(&fault->ledger, USK_LEDGER_REGISTRATION, (uintptr_t)address, 1);
+        usk_fault_ledger_remove(&fault->ledger, USK_LEDGER_REGISTRATION, (uintptr_t)address, 1);
     return r;
 }
 
@@ -554,7 +554,7 @@ int usk_fault_open(struct usk_device *inner, struct usk_device **ret_dev, struct
     if (!fault)
         return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "no memory for a fault device");
     pthread_mutex_init(&fault->lock, NULL);
-    usk_ledger_init(&fault->ledger);
+    usk_fault_ledger_init(&fault->ledger);
     usk_slots_init(&fault->tickets, sizeof(struct fault_ticket));
     fault->inner = inner;
     fault->dev = *inner;

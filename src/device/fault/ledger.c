@@ -8,25 +8,26 @@
 
 #include <stdlib.h>
 
-void usk_ledger_init(struct usk_ledger *ledger)
+void usk_fault_ledger_init(struct usk_fault_ledger *ledger)
 {
-    *ledger = (struct usk_ledger){ 0 };
+    *ledger = (struct usk_fault_ledger){ 0 };
     pthread_mutex_init(&ledger->lock, NULL);
 }
 
-void usk_ledger_fini(struct usk_ledger *ledger)
+void usk_fault_ledger_fini(struct usk_fault_ledger *ledger)
 {
     for (int kind = 0; kind < USK_N_LEDGER_KINDS; kind++)
         free(ledger->kinds[kind].entries);
     pthread_mutex_destroy(&ledger->lock);
 }
 
-void usk_ledger_add(struct usk_ledger *ledger, enum usk_ledger_kind kind, uint64_t start, uint64_t bytes)
+void usk_fault_ledger_add(struct usk_fault_ledger *ledger, enum usk_fault_ledger_kind kind, uint64_t start,
+                          uint64_t bytes)
 {
     pthread_mutex_lock(&ledger->lock);
     if (ledger->kinds[kind].n == ledger->kinds[kind].capacity) {
         size_t capacity = 2 * ledger->kinds[kind].capacity + 32;
-        struct usk_ledger_entry *entries =
+        struct usk_fault_ledger_entry *entries =
             realloc(ledger->kinds[kind].entries, capacity * sizeof(entries[0]));
 
         if (entries) {
@@ -35,13 +36,14 @@ void usk_ledger_add(struct usk_ledger *ledger, enum usk_ledger_kind kind, uint64
         }
     }
     if (ledger->kinds[kind].n < ledger->kinds[kind].capacity)
-        ledger->kinds[kind].entries[ledger->kinds[kind].n++] = (struct usk_ledger_entry){ start, bytes };
+        ledger->kinds[kind].entries[ledger->kinds[kind].n++] = (struct usk_fault_ledger_entry){ start, bytes };
     pthread_mutex_unlock(&ledger->lock);
 }
 
-void usk_ledger_remove(struct usk_ledger *ledger, enum usk_ledger_kind kind, uint64_t start, uint64_t bytes)
+void usk_fault_ledger_remove(struct usk_fault_ledger *ledger, enum usk_fault_ledger_kind kind, uint64_t start,
+                             uint64_t bytes)
 {
-    struct usk_ledger_entry *entries;
+    struct usk_fault_ledger_entry *entries;
     size_t n_kept = 0;
 
     pthread_mutex_lock(&ledger->lock);
@@ -54,7 +56,8 @@ void usk_ledger_remove(struct usk_ledger *ledger, enum usk_ledger_kind kind, uin
     pthread_mutex_unlock(&ledger->lock);
 }
 
-static void ledger_undo_one(struct usk_device *dev, enum usk_ledger_kind kind, const struct usk_ledger_entry *entry)
+static void ledger_undo_one(struct usk_device *dev, enum usk_fault_ledger_kind kind,
+                            const struct usk_fault_ledger_entry *entry)
 {
     switch (kind) {
     case USK_LEDGER_MAPPING:
@@ -74,11 +77,11 @@ static void ledger_undo_one(struct usk_device *dev, enum usk_ledger_kind kind, c
     }
 }
 
-void usk_ledger_undo(struct usk_ledger *ledger, struct usk_device *dev)
+void usk_fault_ledger_undo(struct usk_fault_ledger *ledger, struct usk_device *dev)
 {
     for (int kind = 0; kind < USK_N_LEDGER_KINDS; kind++) {
         for (size_t i = 0; i < ledger->kinds[kind].n; i++)
-            ledger_undo_one(dev, (enum usk_ledger_kind)kind, &ledger->kinds[kind].entries[i]);
+            ledger_undo_one(dev, (enum usk_fault_ledger_kind)kind, &ledger->kinds[kind].entries[i]);
         ledger->kinds[kind].n = 0;
     }
 }

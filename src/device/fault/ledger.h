@@ -7,7 +7,7 @@
 #include "device/device.h"
 
 /* What the code under test holds on the inner device, in the order in which it can be undone. */
-enum usk_ledger_kind {
+enum usk_fault_ledger_kind {
     USK_LEDGER_MAPPING,
     USK_LEDGER_HANDLE,
     USK_LEDGER_RANGE,
@@ -15,25 +15,27 @@ enum usk_ledger_kind {
     USK_N_LEDGER_KINDS,
 };
 
-struct usk_ledger_entry {
+struct usk_fault_ledger_entry {
     uint64_t start, bytes;
 };
 
-struct usk_ledger {
+struct usk_fault_ledger {
     pthread_mutex_t lock;
     struct {
-        struct usk_ledger_entry *entries;
+        struct usk_fault_ledger_entry *entries;
         size_t n, capacity;
     } kinds[USK_N_LEDGER_KINDS];
 };
 
-void usk_ledger_init(struct usk_ledger *ledger);
-void usk_ledger_fini(struct usk_ledger *ledger);
+void usk_fault_ledger_init(struct usk_fault_ledger *ledger);
+void usk_fault_ledger_fini(struct usk_fault_ledger *ledger);
 /* Thread-safe. Without memory for it an entry is not made, and not undone. */
-void usk_ledger_add(struct usk_ledger *ledger, enum usk_ledger_kind kind, uint64_t start, uint64_t bytes);
+void usk_fault_ledger_add(struct usk_fault_ledger *ledger, enum usk_fault_ledger_kind kind, uint64_t start,
+                          uint64_t bytes);
 /* Thread-safe. Takes out every entry that starts in [start, start + bytes). */
-void usk_ledger_remove(struct usk_ledger *ledger, enum usk_ledger_kind kind, uint64_t start, uint64_t bytes);
+void usk_fault_ledger_remove(struct usk_fault_ledger *ledger, enum usk_fault_ledger_kind kind, uint64_t start,
+                             uint64_t bytes);
 /* Undoes on the device all that is left. */
-void usk_ledger_undo(struct usk_ledger *ledger, struct usk_device *dev);
+void usk_fault_ledger_undo(struct usk_fault_ledger *ledger, struct usk_device *dev);
 
 #endif
