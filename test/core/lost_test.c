@@ -120,11 +120,35 @@ static void test_tasks_under_way(void **state)
     }
 }
 
+/* A driver that never says whether a copy is over: the caller's buffer may still be written to, so the device is given
+ * up, and what the copy may use is not given back even to a driver that takes it. */
+static void test_silent_device(void **state)
+{
+    struct usk_fault_script silent = { .fail_at = 1, .is_for_ever = true, .op_mask = UINT64_C(1) << USK_FAULT_MARK };
+    struct unstick_device_info info;
+    struct scene scene;
+    uint8_t byte;
+
+    (void)state;
+    scene_open(&scene);
+    usk_fault_set(scene.fixture.fault, &silent);
+    assert_int_equal(unstick_region_read(scene.regions[SOLE], 0, &byte, 1, NULL), UNSTICK_DRIVER);
+    assert_true(fixture_device_info(&scene.fixture).is_lost);
+    scene_check_backups(&scene);
+    assert_int_equal(fixture_run(scene.regions[EVICTED], unstick_region_restore, NULL, NULL), UNSTICK_DEVICE_LOST);
+    unstick_region_unref(scene.regions[RESIDENT]);
+    scene.regions[RESIDENT] = NULL;
+    info = fixture_device_info(&scene.fixture);
+    assert_true(info.poisoned_bytes >= MODEL_BYTES);
+    scene_close(&scene);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_call_ends),
         cmocka_unit_test(test_tasks_under_way),
+        cmocka_unit_test(test_silent_device),
     };
 
     if (!fixture_init())
