@@ -22,9 +22,12 @@ enum cli_exit {
     CLI_EXIT_USAGE = 2,
 };
 
+int cmd_allocconf(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_estimate(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
 int cmd_replay(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
 int cmd_version(int argc, char **argv);
@@ -37,6 +40,14 @@ enum cli_option_kind {
     CLI_COUNT,  /* uint64_t *: a whole number */
     CLI_TEXT,   /* const char **: points into argv */
     CLI_CHOICE, /* unsigned int *: index into choices */
+    CLI_LIST,   /* struct cli_list *: may be given again and again; each points into argv */
+};
+
+#define CLI_LIST_MAX 256
+
+struct cli_list {
+    const char *items[CLI_LIST_MAX];
+    size_t n_items;
 };
 
 /* One long option. The value that `ret` points to is the default; it is written when the option is given. */

@@ -24,9 +24,12 @@ static const struct {
     const char *summary;
     int (*run)(int argc, char **argv);
 } verbs[] = {
+    { "allocconf", "check, write and explain the settings of torch's CUDA allocator", cmd_allocconf },
     { "bench", "measure this machine, beside plain driver copies in the same run", cmd_bench },
     { "demo", "show the main job on made models, with or without a GPU", cmd_demo },
     { "doctor", "say what this machine can do and what to change", cmd_doctor },
+    { "estimate", "say what a model will take on a device, from its files", cmd_estimate },
+    { "plan", "say what would happen if a model were asked for now, and why", cmd_plan },
     { "replay", "run a sequence of model requests on a device, timed and verified", cmd_replay },
     { "synth", "write a FLUX-shaped checkpoint with made-up weights", cmd_synth },
     { "version", "print the version", cmd_version },
@@ -87,7 +90,7 @@ static void main_print_help(FILE *out)
                  "bit-identical.\n\n"
                  "Verbs:\n");
     for (size_t i = 0; i < N_VERBS; i++)
-        fprintf(out, "  %-9s %s\n", verbs[i].name, verbs[i].summary);
+        fprintf(out, "  %-10s %s\n", verbs[i].name, verbs[i].summary);
     fprintf(out, "\nunstick VERB --help says more about one. Every verb takes --json.\n"
                  "Exit code: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted.\n");
 }
@@ -139,6 +142,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "unstick: cannot set up signals: %s\n", strerror(errno));
         return CLI_EXIT_FAILED;
     }
+    /* A limit on file sizes is a failed write, to be cleaned up after. */
+    signal(SIGXFSZ, SIG_IGN);
     /* Known before the options are read, so that a usage error is reported in JSON too. */
     for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
         if (!strcmp(argv[i], "--json"))

@@ -128,6 +128,16 @@ static bool option_read(const struct cli_option *option, const char *text)
         return true;
     case CLI_CHOICE:
         return option_read_choice(option, text);
+    case CLI_LIST: {
+        struct cli_list *list = option->ret;
+
+        if (list->n_items == CLI_LIST_MAX) {
+            cli_fail_usage("--%s: more than %d times", option->name, CLI_LIST_MAX);
+            return false;
+        }
+        list->items[list->n_items++] = text;
+        return true;
+    }
     case CLI_SIZE:
         if (!usk_size_parse(text, &value)) {
             cli_fail_usage("--%s '%s': not a size; bytes or units, such as 1536, 64MiB or 2GiB", option->name,
