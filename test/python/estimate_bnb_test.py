@@ -183,6 +183,30 @@ def test_t5_by_transformers(tmp_path, t5_folder, quant):
     assert close(found["bytes"][quant], truth)
 
 
+@pytest.mark.parametrize("is_tied", (False, True))
+@pytest.mark.parametrize("quant", QUANTS)
+def test_language_model_by_transformers(tmp_path, quant, is_tied):
+    """A class that is in no table: the head stays, and the truth lies in the interval."""
+    torch.manual_seed(3)
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        hidden_size=512, intermediate_size=1408, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4,
+        vocab_size=2000, tie_word_embeddings=is_tied)).to(torch.bfloat16).save_pretrained(tmp_path)
+    settings = transformers.BitsAndBytesConfig(
+        load_in_8bit=quant == "8-bit", load_in_4bit=quant != "8-bit", bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=quant == "4-bit-dq")
+    try:
+        model = transformers.LlamaForCausalLM.from_pretrained(tmp_path, quantization_config=settings, device_map="cpu",
+                                                              dtype=torch.bfloat16)
+    except (ImportError, ValueError, RuntimeError) as error:
+        pytest.skip(f"this transformers does not quantize on the CPU: {error}")
+    found, truth = component(tmp_path), bytes_of(model)
+    low, high = found["interval"][quant]
+    assert low <= truth <= high
+    assert high - low <= 0.1 * truth
+    assert close(found["bytes"][quant], truth, 0.002)
+    assert found["linears"] == sum(isinstance(m, (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)) for m in model.modules())
+
+
 def test_t5_dtypes(t5_folder):
     for name, dtype in {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}.items():
         model = transformers.T5EncoderModel.from_pretrained(t5_folder, dtype=dtype)
