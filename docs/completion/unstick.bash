@@ -40,17 +40,14 @@ _unstick() {
         [[ $verb == estimate ]] && values="all $values fp8 fp32"
         ;;
     --dtype) values='bf16 fp16 fp32' ;;
-    --dir)
+    --policy) values='cost lru clear-everything' ;;
+    --dir | --path)
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         return
         ;;
-    --device-memory | --host-memory | --granule | --size | --runs | --only | --scale | --seed | --torch | --resolution | --batch | --id | --record) return ;;
-    --quant) values='none 8-bit 4-bit 4-bit-dq' ;;
-    --policy) values='cost lru clear-everything' ;;
-    --dir | --path)
     --request | --bytes | --working | --cached | --torch-reserved | --torch-active | --torch-inactive-split | \
         --used-by-others | --max-wait | --device-memory | --host-memory | --granule | --size | --runs | --only | \
-        --scale | --seed) return ;;
+        --scale | --seed | --torch | --resolution | --batch | --id | --record) return ;;
     esac
 
     if [[ $values ]]; then
