@@ -316,12 +316,12 @@ static json_t *advice_json_models(const struct workflow *workflow)
     json_t *models = json_array();
 
     for (size_t i = 0; i < workflow->workload.n_models; i++)
-        json_array_append_new(models, json_pack("{s:s,s:I,s:b,s:b,s:f}", "key", workflow->workload.models[i].key, "bytes",
-                                                (json_int_t)workflow->bytes[i], "fits",
-                                                workflow->bytes[i] <= workflow->room_bytes, "fits_by_component",
-                                                workflow_largest(workflow, i) <= workflow->room_bytes,
-                                                "load_seconds",
-                                                seconds_of(workflow->bytes[i])));
+        json_array_append_new(
+            models,
+            json_pack("{s:s,s:I,s:b,s:b,s:f}", "key", workflow->workload.models[i].key, "bytes",
+                      (json_int_t)workflow->bytes[i], "fits", workflow->bytes[i] <= workflow->room_bytes,
+                      "fits_by_component", workflow_largest(workflow, i) <= workflow->room_bytes, "load_seconds",
+                      seconds_of(workflow->bytes[i])));
     return models;
 }
 
