@@ -42,7 +42,8 @@ class Case(cli_test.Case):
                 size *= n
             header[tensor] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
             at += size
-        path = cli_test.write(self.path(name, "model.safetensors"), cli_test.with_header(json.dumps(header).encode(), b""))
+        path = cli_test.write(self.path(name, "model.safetensors"),
+                              cli_test.with_header(json.dumps(header).encode(), b""))
         os.truncate(path, os.path.getsize(path) + at)
         if config is not None:
             cli_test.write(self.path(name, "config.json"), json.dumps(config).encode())
@@ -159,7 +160,8 @@ class Kinds(Case):
         weight_map = {}
         for i, (name, tensor) in enumerate(self.LINEAR.items(), 1):
             shard = f"model-0000{i}-of-00002.safetensors"
-            os.rename(os.path.join(self.folder("shard", {name: tensor}), "model.safetensors"), os.path.join(path, shard))
+            os.rename(os.path.join(self.folder("shard", {name: tensor}), "model.safetensors"),
+                      os.path.join(path, shard))
             weight_map[name] = shard
         index = os.path.join(path, "model.safetensors.index.json")
         cli_test.write(index, json.dumps({"metadata": {}, "weight_map": weight_map}).encode())
@@ -273,7 +275,8 @@ class Peaks(Case):
         # The other quantizations are another entry, and other models too.
         self.assertEqual(self.estimate("--id", "org/a_b")["total"]["bytes"]["4-bit"], 8 * GIB)
         self.assertEqual(self.estimate("--id", "org/a")["learned"], {})
-        self.assertIn("17.0 GiB at most in 3 earlier runs, 15.0 GiB in the last", self.good("estimate", "--id", "org/a_b"))
+        self.assertIn("17.0 GiB at most in 3 earlier runs, 15.0 GiB in the last",
+                      self.good("estimate", "--id", "org/a_b"))
 
     def test_files_before_peaks(self):
         path = self.folder("m", Kinds.LINEAR)

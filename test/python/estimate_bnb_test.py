@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`unstick estimate` against the libraries themselves: what bitsandbytes really allocates on the CPU, what diffusers and
-transformers really write, which modules they really make.
+"""`unstick estimate` against the libraries themselves: what bitsandbytes really allocates on the CPU, what diffusers
+and transformers really write, which modules they really make.
 
 UNSTICK_EXE=PATH-TO-UNSTICK pytest test/python/estimate_bnb_test.py
 """
@@ -31,7 +31,8 @@ def state_of_its_own(monkeypatch, tmp_path):
 
 
 def estimate(path, *options):
-    done = subprocess.run([UNSTICK, "estimate", str(path), "--json", *options], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([UNSTICK, "estimate", str(path), "--json", *options], capture_output=True, text=True,
+                          timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -217,13 +218,15 @@ def test_skip_modules(tmp_path, flux_folder):
     """What the configuration leaves out is left out, as diffusers matches it."""
     keep = ["proj_out", "x_embedder", "transformer_blocks.0.attn"]
     config = json.loads((flux_folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": keep}
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True,
+                                     "llm_int8_skip_modules": keep}
     (tmp_path / "config.json").write_text(json.dumps(config))
     os.link(flux_folder / "diffusion_pytorch_model.safetensors", tmp_path / "diffusion_pytorch_model.safetensors")
     from diffusers.quantizers.bitsandbytes import utils
     model = tiny_flux()
     settings = diffusers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
-    replaced = utils.replace_with_bnb_linear(tiny_flux(), modules_to_not_convert=list(keep), quantization_config=settings)
+    replaced = utils.replace_with_bnb_linear(tiny_flux(), modules_to_not_convert=list(keep),
+                                             quantization_config=settings)
     converted = {n for n, m in replaced.named_modules() if isinstance(m, bnb.nn.Linear8bitLt)}
     for name in converted:
         parent = model.get_submodule(name.rpartition(".")[0])
