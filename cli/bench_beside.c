@@ -25,7 +25,7 @@
 #define BESIDE_EVICT_S 0.4
 /* Inference is many short kernels, one behind the other; between two of them others get their turn. */
 #define BESIDE_LAUNCH_S 0.001
-#define BESIDE_TRIAL_ROUNDS 64
+#define BESIDE_TRIAL_S 0.2
 
 #define PTX_HEAD(_name)                                                                                               \
     ".version 6.0\n.target sm_60\n.address_size 64\n"                                                                 \
@@ -97,14 +97,18 @@ static int beside_calibrate(struct bench *bench, struct bench_beside *state, dou
     double taken_s;
     int r;
 
-    state->n_rounds = BESIDE_TRIAL_ROUNDS;
     state->n_launches = 1;
-    r = beside_time(bench, state, &taken_s, error);
+    state->n_rounds = 1;
+    do {
+        state->n_rounds *= 2;
+        r = beside_time(bench, state, &taken_s, error);
+    } while (r == UNSTICK_OK && taken_s < BESIDE_TRIAL_S);
+    /* The chip is at its full clock by now. */
     if (r == UNSTICK_OK)
         r = beside_time(bench, state, &taken_s, error);
     if (r < 0)
         return UNSTICK_UNSUPPORTED;
-    state->n_rounds = (unsigned int)usk_min((uint64_t)(BESIDE_TRIAL_ROUNDS * BESIDE_LAUNCH_S / taken_s) + 1, 1 << 20);
+    state->n_rounds = (unsigned int)usk_max((uint64_t)(state->n_rounds * BESIDE_LAUNCH_S / taken_s), 1);
     state->n_launches = (unsigned int)(wanted_s / BESIDE_LAUNCH_S) + 1;
     return r;
 }

@@ -27,12 +27,13 @@ bool usk_step_may_call(struct usk_step *step, struct unstick_device *dev)
         step->has_progressed = true;
         return false;
     }
-    if (!step->burst && dev->driver->ops->begin_burst) {
-        step->burst = dev->driver;
-        dev->driver->ops->begin_burst(dev->driver);
+    if (!step->burst && !step->is_kept_out && dev->driver->ops->begin_burst) {
+        step->is_kept_out = !dev->driver->ops->begin_burst(dev->driver);
+        step->burst = step->is_kept_out ? NULL : dev->driver;
     }
-    step->has_called = true;
-    return true;
+    step->is_waiting |= step->is_kept_out;
+    step->has_called |= !step->is_kept_out;
+    return !step->is_kept_out;
 }
 
 static void step_end_burst(struct usk_step *step)
