@@ -29,27 +29,30 @@ run() {
     echo "$name: $status, $(($(date +%s) - start)) s"
 }
 
-# lean NAME COMMAND...: as run, and the most memory that the process had to itself (not pages of files) at the end.
+# lean NAME COMMAND...: as run, and the memory that the process had to itself (not pages of files): the most, and what it
+# came to when the loads were over.
 lean() {
     lean_name=$1
     shift
-    peak=0
+    peak=0 last=0
     start=$(date +%s)
     "$@" >"$out/$lean_name.txt" 2>&1 &
     pid=$!
     while kill -0 "$pid" 2>/dev/null; do
         now=$(awk '/^Rss(Anon|Shmem):/ { sum += $2 } END { print sum + 0 }' "/proc/$pid/status" 2>/dev/null || echo 0)
         [ "${now:-0}" -le "$peak" ] || peak=$now
+        [ "${now:-0}" -eq 0 ] || last=$now
         sleep 0.05
     done
     if wait "$pid"; then status=ok; else status="FAILED ($?)" failed=1; fi
-    echo "$lean_name: $status, $(($(date +%s) - start)) s, host memory of its own: $((peak / 1024)) MiB at most" |
+    echo "$lean_name: $status, $(($(date +%s) - start)) s, host memory of its own: at most $((peak / 1024)) MiB, at last" \
+        "$((last / 1024)) MiB" |
         tee "$out/$lean_name-memory.txt"
 }
 
 # Full size is what fits no small card: FLUX with T5 in 8-bit and in 4-bit, 17 and 10.6 GiB.
 if [ "$size" = full ]; then
-    scale=1 few=8 one=18GiB both=24GiB small=3GiB eight=17GiB four=10.6GiB pinned=4GiB
+    scale=1 few=8 one=18GiB both=24GiB small=3GiB eight=17GiB four=10.6GiB pinned=2GiB
 else
     scale=256 few=256 one=96MiB both=112MiB small=96MiB eight=64MiB four=40MiB pinned=64MiB
 fi

@@ -214,7 +214,7 @@ static void queue_step_devices(struct unstick_context *ctx, struct usk_step *ste
     dev = ctx->devices;
     usk_context_unlock(ctx);
     while (dev) {
-        usk_region_reap(dev);
+        step->has_progressed |= !usk_region_reap(dev, step->deadline_ns);
         if (dev->spares && !usk_queue_keeps_spares(dev, NULL))
             step->has_progressed |= usk_queue_drain(dev, step);
         usk_context_lock(ctx);
