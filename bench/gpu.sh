@@ -104,7 +104,7 @@ part_switch() {
         lean "replay-both-$tier" "$unstick" replay "$models/full.json" --device "$device" --device-memory "$both" \
             --backup "$tier" --json
     done
-    workload full 4
+    workload full 2
     run replay-verified "$unstick" replay "$models/full.json" --device "$device" --device-memory "$one" --verify --json
     rm -rf "$models/full"
     synth few "$few"
