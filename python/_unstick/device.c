@@ -11,7 +11,7 @@
 
 static PyObject *device_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "context", "spec", "limit_bytes", "granule_bytes", NULL };
+    static const char *const names[] = { "context", "spec", "limit_bytes", "granule_bytes", NULL };
     struct unstick_device_options options = { .size = sizeof(options) };
     struct unstick_device_info info = { .size = sizeof(info) };
     unsigned long long limit_bytes = 0, granule_bytes = 0;
@@ -21,7 +21,7 @@ static PyObject *device_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     const char *spec = "auto";
     int r;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|s$KK:Device", names, &py_context_type, &context, &spec,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|s$KK:Device", (char **)names, &py_context_type, &context, &spec,
                                      &limit_bytes, &granule_bytes))
         return NULL;
     py_enter(context);

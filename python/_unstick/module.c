@@ -4,7 +4,7 @@
  * a region, and tensors may outlive every object here; the operating system takes it all. Only what still moves is
  * stopped, by a function registered with atexit.
  */
-#include "module.h"
+#include "heap.h"
 
 static bool is_exiting;
 
@@ -43,6 +43,10 @@ static int module_register_exit(PyObject *module)
 }
 
 static PyMethodDef module_methods[] = {
+    { "holders", py_holders, METH_VARARGS,
+      "holders(targets, limit): who holds the objects of the list targets, as a list of dicts." },
+    { "cycles", py_cycles, METH_VARARGS,
+      "cycles(type): unreachable islands with an instance of type, as a list of dicts." },
     { "_at_exit", module_at_exit, METH_NOARGS, "Called once, by atexit." },
     { NULL },
 };
@@ -54,6 +58,8 @@ static struct PyModuleDef module_def = {
     .m_size = -1,
     .m_methods = module_methods,
 };
+
+PyMODINIT_FUNC PyInit__unstick(void);
 
 PyMODINIT_FUNC PyInit__unstick(void)
 {

@@ -8,7 +8,7 @@
 
 static PyObject *region_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "device", "name", "bytes", "reserve_bytes", NULL };
+    static const char *const names[] = { "device", "name", "bytes", "reserve_bytes", NULL };
     struct unstick_region_options options = { .size = sizeof(options) };
     unsigned long long bytes, reserve_bytes = 0;
     struct unstick_error error = { 0 };
@@ -17,8 +17,8 @@ static PyObject *region_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     const char *name;
     int r;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!sK|$K:Region", names, &py_device_type, &device, &name, &bytes,
-                                     &reserve_bytes))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!sK|$K:Region", (char **)names, &py_device_type, &device, &name,
+                                     &bytes, &reserve_bytes))
         return NULL;
     py_enter(device->context);
     if (!device->dev)
@@ -95,13 +95,13 @@ static PyObject *region_alloc(PyObject *object, PyObject *argument)
 
 static PyObject *region_tensor(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "offset", "nbytes", NULL };
+    static const char *const names[] = { "offset", "nbytes", NULL };
     struct py_region *self = (struct py_region *)object;
     struct unstick_region_info info;
     unsigned long long offset, bytes;
     char text[160];
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KK:tensor", names, &offset, &bytes) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KK:tensor", (char **)names, &offset, &bytes) ||
         !region_read_info(self, &info))
         return NULL;
     if (offset > info.bytes || bytes > info.bytes - offset) {
@@ -123,7 +123,7 @@ static PyObject *region_tensors(PyObject *object, PyObject *unused)
 
 static PyObject *region_read(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "offset", "nbytes", NULL };
+    static const char *const names[] = { "offset", "nbytes", NULL };
     struct py_region *self = (struct py_region *)object;
     struct unstick_error error = { 0 };
     unsigned long long offset;
@@ -131,7 +131,7 @@ static PyObject *region_read(PyObject *object, PyObject *args, PyObject *kwargs)
     Py_ssize_t n;
     int r;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Kn:read", names, &offset, &n))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Kn:read", (char **)names, &offset, &n))
         return NULL;
     py_enter(self->device->context);
     if (n < 0)
@@ -151,14 +151,14 @@ static PyObject *region_read(PyObject *object, PyObject *args, PyObject *kwargs)
 
 static PyObject *region_write(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "offset", "data", NULL };
+    static const char *const names[] = { "offset", "data", NULL };
     struct py_region *self = (struct py_region *)object;
     struct unstick_error error = { 0 };
     unsigned long long offset;
     Py_buffer data;
     int r;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ky*:write", names, &offset, &data))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ky*:write", (char **)names, &offset, &data))
         return NULL;
     py_enter(self->device->context);
     Py_BEGIN_ALLOW_THREADS
@@ -172,10 +172,10 @@ static PyObject *region_write(PyObject *object, PyObject *args, PyObject *kwargs
 
 static PyObject *region_lease(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "cancel_eviction", NULL };
+    static const char *const names[] = { "cancel_eviction", NULL };
     int cancels_eviction = 0;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$p:lease", names, &cancels_eviction))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$p:lease", (char **)names, &cancels_eviction))
         return NULL;
     return py_lease_begin((struct py_region *)object, cancels_eviction);
 }

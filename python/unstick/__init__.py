@@ -38,20 +38,24 @@ from ._unstick import (
     UnsupportedError,
 )
 from ._unstick import version as __version__
+from .heap import Chain, Cycle, Holders, cycles, holders
 
 __all__ = [
     'BackupChangedError',
     'BadFormatError',
     'BusyError',
     'CanceledError',
+    'Chain',
     'ContentsChangingError',
     'Context',
+    'Cycle',
     'Device',
     'DeviceLostError',
     'DriverError',
     'DriverTooOldError',
     'Error',
     'ForkedError',
+    'Holders',
     'HostBudgetError',
     'InvalidArgumentError',
     'IoError',
@@ -72,4 +76,6 @@ __all__ = [
     'TimedOutError',
     'UnsupportedError',
     '__version__',
+    'cycles',
+    'holders',
 ]
