@@ -2,15 +2,36 @@
 /*
  * The module. At the interpreter's end nothing native is freed any more: other threads may still compute on memory of
  * a region, and tensors may outlive every object here; the operating system takes it all. Only what still moves is
- * stopped, by a function registered with atexit.
+ * stopped, by a function registered with atexit. A daemon thread that waits for such a task meanwhile never comes back:
+ * it would raise, and print, for a program that is over.
  */
 #include "heap.h"
 
-static bool is_exiting;
+#include <stdatomic.h>
+#include <unistd.h>
+
+static atomic_bool is_exiting;
+static unsigned long exiting_thread;
 
 bool py_is_exiting(void)
 {
-    return is_exiting;
+    return atomic_load(&is_exiting);
+}
+
+void py_stop_if_left_behind(void)
+{
+    while (py_is_exiting() && PyThread_get_thread_ident() != exiting_thread)
+        pause();
+}
+
+int py_parse_bytes(PyObject *object, void *ret_bytes)
+{
+    unsigned long long bytes = PyLong_AsUnsignedLongLong(object);
+
+    if (bytes == (unsigned long long)-1 && PyErr_Occurred())
+        return 0;
+    *(uint64_t *)ret_bytes = bytes;
+    return 1;
 }
 
 void py_enter(struct py_context *context)
@@ -23,7 +44,8 @@ static PyObject *module_at_exit(PyObject *self, PyObject *unused)
 {
     (void)self;
     (void)unused;
-    is_exiting = true;
+    exiting_thread = PyThread_get_thread_ident();
+    atomic_store(&is_exiting, true);
     Py_BEGIN_ALLOW_THREADS
     py_task_end_all();
     Py_END_ALLOW_THREADS

@@ -96,8 +96,13 @@ PyObject *py_memory_list(const struct py_region *region);
 uint64_t py_memory_n_live(const struct py_region *region);
 void py_memory_sweep(void);
 
+/* For "O&": a number of bytes; anything below 0, above 2^64 or not whole is an exception. */
+int py_parse_bytes(PyObject *object, void *ret_bytes);
+
 /* True from the interpreter's own end on: what is left belongs to the operating system. */
 bool py_is_exiting(void);
+/* Without the GIL: returns at once, but never if the interpreter is ending and this is a thread that it leaves behind. */
+void py_stop_if_left_behind(void);
 
 /* Hands waiting log lines on and gives memory back whose last tensor has died. Every method starts with it. */
 void py_enter(struct py_context *context);

@@ -103,11 +103,11 @@ PyObject *py_task_start(struct py_region *region, const char *verb, PyObject *ar
     const char *tier = "auto", *fence = "default";
     int is_verified = 0, is_handed_over = 0, tier_index, fence_index;
     PyObject *sources = NULL, *sequence, *task = NULL;
-    unsigned long long max_bytes = 0;
+    uint64_t max_bytes = 0;
     Py_ssize_t n_sources;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$ssKppO", (char **)names, &tier, &fence, &max_bytes, &is_verified,
-                                     &is_handed_over, &sources))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$ssO&ppO", (char **)names, &tier, &fence, py_parse_bytes,
+                                     &max_bytes, &is_verified, &is_handed_over, &sources))
         return NULL;
     py_enter(region->device->context);
     tier_index = task_word(task_tiers, 4, tier, "tier");
@@ -189,6 +189,7 @@ static PyObject *task_wait(PyObject *object, PyObject *args, PyObject *kwargs)
 
         Py_BEGIN_ALLOW_THREADS
         status = task_look(self, until_ns < end_ns ? until_ns : end_ns, &result);
+        py_stop_if_left_behind();
         Py_END_ALLOW_THREADS
         if (status != UNSTICK_PENDING)
             break;
