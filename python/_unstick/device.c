@@ -21,8 +21,8 @@ static PyObject *device_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     const char *spec = "auto";
     int r;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|s$O&O&:Device", (char **)names, &py_context_type, &context, &spec,
-                                     py_parse_bytes, &limit_bytes, py_parse_bytes, &granule_bytes))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|s$O&O&:Device", (char **)names, &py_context_type, &context,
+                                     &spec, py_parse_bytes, &limit_bytes, py_parse_bytes, &granule_bytes))
         return NULL;
     py_enter(context);
     if (!context->ctx)

@@ -17,7 +17,9 @@
 #define HEAP_CHUNK_BITS 20
 #define HEAP_SLOT_BITS 4
 #define HEAP_N_SLOTS (1u << (HEAP_CHUNK_BITS - HEAP_SLOT_BITS))
-#define HEAP_PREFETCH 6
+#define HEAP_PREFETCH 8
+/* From 3.14 on a frame may borrow what its caller holds: a variable is not always a reference. */
+#define HEAP_COUNTS_ARE_EXACT (PY_VERSION_HEX < 0x030e0000)
 
 struct heap_chunk {
     uintptr_t key;   /* address >> HEAP_CHUNK_BITS */
@@ -132,6 +134,12 @@ uint32_t heap_root_add(struct heap *heap, enum heap_root_kind kind, PyObject *co
     return heap->n_roots++ | HEAP_IS_ROOT;
 }
 
+/* Whether a root stands for a reference of its own, and not for one that an object on the heap has, too. */
+static bool root_is_reference(const struct heap_root *root)
+{
+    return !root->is_in_cell && root->kind != HEAP_ROOT_MODULE && root->kind != HEAP_ROOT_NAMESPACE;
+}
+
 static void heap_add_edge(struct heap *heap, uint32_t from, uint32_t target)
 {
     if (!heap_make_room(&heap->edges, heap->n_edges, &heap->n_edges_allocated, sizeof(*heap->edges))) {
@@ -139,18 +147,34 @@ static void heap_add_edge(struct heap *heap, uint32_t from, uint32_t target)
         return;
     }
     heap->edges[heap->n_edges++] = (struct heap_edge){ from, target };
+    if (from != HEAP_NONE && from & HEAP_IS_ROOT && !root_is_reference(&heap->roots[from & ~HEAP_IS_ROOT]))
+        return;
+    if (--heap->nodes[target].surplus == 0)
+        heap->n_open--;
+}
+
+/* PyObject_IS_GC() is a call up to 3.11, and asked for every reference to a string or number. */
+static bool is_collectable(PyObject *object)
+{
+    const PyTypeObject *type = Py_TYPE(object);
+
+    return (type->tp_flags & Py_TPFLAGS_HAVE_GC) && (!type->tp_is_gc || type->tp_is_gc(object));
 }
 
 void heap_meet(struct heap *heap, uint32_t from, PyObject *object)
 {
-    uint32_t index = heap_find(heap, object);
+    uint32_t index;
 
-    if (index == HEAP_NONE) {
-        /* Objects that were frozen or left untracked are on no list of the collector, but do hold others. */
-        if (PyObject_IS_GC(object) && object != heap->ignored)
-            heap_add(heap, object, from);
-    } else if (index < heap->n_targets) {
-        heap_add_edge(heap, from, index);
+    /* The type first: it must be read anyway, and most of what is met are strings and numbers. */
+    if (!is_collectable(object) && !heap->has_plain_target)
+        return;
+    index = heap_find(heap, object);
+    if (index != HEAP_NONE) {
+        if (index < heap->n_targets)
+            heap_add_edge(heap, from, index);
+    } else if (is_collectable(object) && object != heap->ignored) {
+        /* On no list of the collector or on one: objects that were frozen or left untracked hold others, too. */
+        heap_add(heap, object, from);
     }
 }
 
@@ -162,13 +186,29 @@ static int heap_visit(PyObject *object, void *userdata)
     return 0;
 }
 
+/* Two steps ahead of the walk: the object, and then what it keeps its references in. */
+static void heap_prefetch(const struct heap *heap, uint32_t at)
+{
+    const PyObject *object;
+
+    if (at + 2 * HEAP_PREFETCH >= heap->n_nodes)
+        return;
+    __builtin_prefetch(heap->nodes[at + 2 * HEAP_PREFETCH].object);
+    object = heap->nodes[at + HEAP_PREFETCH].object;
+    if (Py_IS_TYPE(object, &PyDict_Type))
+        __builtin_prefetch(((const PyDictObject *)object)->ma_keys);
+    else if (Py_IS_TYPE(object, &PyList_Type))
+        __builtin_prefetch(((const PyListObject *)object)->ob_item);
+}
+
 void heap_spread(struct heap *heap, uint32_t first)
 {
     for (uint32_t i = first; i < heap->n_nodes && !heap->is_short; i++) {
         PyObject *object = heap->nodes[i].object;
 
-        if (i + HEAP_PREFETCH < heap->n_nodes)
-            __builtin_prefetch(heap->nodes[i + HEAP_PREFETCH].object);
+        if (HEAP_COUNTS_ARE_EXACT && heap->n_targets && !heap->n_open)
+            break;
+        heap_prefetch(heap, i);
         heap->from = i;
         if (Py_TYPE(object)->tp_traverse)
             Py_TYPE(object)->tp_traverse(object, heap_visit, heap);
@@ -218,9 +258,12 @@ static void rest_collect(struct heap *heap)
 static int rest_count(PyObject *object, void *userdata)
 {
     struct heap *heap = userdata;
-    uint32_t index = heap_find(heap, object);
+    uint32_t index;
 
-    if (index == HEAP_NONE && PyObject_IS_GC(object) && object != heap->ignored) {
+    if (!is_collectable(object) && !heap->has_plain_target)
+        return 0;
+    index = heap_find(heap, object);
+    if (index == HEAP_NONE && is_collectable(object) && object != heap->ignored) {
         index = heap_add(heap, object, HEAP_NONE);
         if (index != HEAP_NONE)
             heap->nodes[index].surplus = (int32_t)Py_REFCNT(object);
@@ -264,6 +307,8 @@ void heap_add_rest(struct heap *heap)
 {
     uint32_t root;
 
+    if (HEAP_COUNTS_ARE_EXACT && heap->n_targets && !heap->n_open)
+        return;
     rest_collect(heap);
     for (uint32_t i = heap->n_reached; i < heap->n_nodes; i++)
         heap->nodes[i].surplus = (int32_t)Py_REFCNT(heap->nodes[i].object);
@@ -312,8 +357,15 @@ bool heap_init(struct heap *heap, PyObject *targets)
     if (!heap_grow_chunks(heap))
         heap->is_short = true;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(targets) && !heap->is_short; i++) {
-        if (heap_find(heap, PyList_GET_ITEM(targets, i)) == HEAP_NONE)
-            heap_add(heap, PyList_GET_ITEM(targets, i), HEAP_NONE);
+        PyObject *target = PyList_GET_ITEM(targets, i);
+        uint32_t index = heap_find(heap, target) == HEAP_NONE ? heap_add(heap, target, HEAP_NONE) : HEAP_NONE;
+
+        if (index == HEAP_NONE)
+            continue;
+        /* One is the list's. */
+        heap->nodes[index].surplus = (int32_t)Py_REFCNT(target) - 1;
+        heap->n_open += heap->nodes[index].surplus > 0;
+        heap->has_plain_target |= !is_collectable(target);
     }
     heap->n_targets = heap->n_reached = heap->n_nodes;
     return !heap->is_short;

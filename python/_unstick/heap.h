@@ -31,7 +31,7 @@ struct heap_root {
 struct heap_node {
     PyObject *object; /* borrowed: nothing runs while the heap is walked */
     uint32_t parent;
-    int32_t surplus;  /* of the rest: references that were not found yet */
+    int32_t surplus;  /* of targets and the rest: references that were not found yet */
 };
 
 /* from is a node, a root, or HEAP_NONE for a variable of this package's own frames. */
@@ -44,6 +44,8 @@ struct heap_chunk;
 struct heap {
     struct heap_node *nodes; /* targets first, then in the order in which they were reached */
     uint32_t n_nodes, n_allocated, n_targets;
+    uint32_t n_open; /* targets with a surplus */
+    bool has_plain_target; /* one that the collector knows nothing of, such as a string */
     uint32_t n_reached; /* nodes below are reachable from a root other than C */
     struct heap_root *roots;
     uint32_t n_roots, n_roots_allocated;
@@ -75,7 +77,9 @@ void heap_meet(struct heap *heap, uint32_t from, PyObject *object);
 
 /* roots.c: what is alive by itself. */
 void heap_add_roots(struct heap *heap);
-/* Everything reachable from nodes[first...]; n_reached follows. */
+/*
+ * Everything reachable from nodes[first...], unless every reference to the targets is found before; n_reached follows.
+ */
 void heap_spread(struct heap *heap, uint32_t first);
 /* The rest of the tracked objects, told apart: held by C, reachable through a target, or by nothing. */
 void heap_add_rest(struct heap *heap);

@@ -119,27 +119,6 @@ static int64_t holders_candidates(const struct heap *heap, struct candidate **re
     return n;
 }
 
-/* References to a target that are explained: those seen, and one of the list that names it. */
-static Py_ssize_t holders_explained(const struct heap *heap, uint32_t target)
-{
-    Py_ssize_t n = 1;
-
-    for (uint32_t i = 0; i < heap->n_edges; i++) {
-        uint32_t from = heap->edges[i].from;
-        bool is_real = true;
-
-        if (heap->edges[i].target != target)
-            continue;
-        if (from != HEAP_NONE && from & HEAP_IS_ROOT) {
-            const struct heap_root *root = &heap->roots[from & ~HEAP_IS_ROOT];
-
-            is_real = !root->is_in_cell && root->kind != HEAP_ROOT_MODULE && root->kind != HEAP_ROOT_NAMESPACE;
-        }
-        n += is_real;
-    }
-    return n;
-}
-
 static int holders_choose(const struct heap *heap, struct chains *chains)
 {
     struct candidate *candidates;
@@ -148,7 +127,7 @@ static int holders_choose(const struct heap *heap, struct chains *chains)
 
     for (uint32_t i = 0; r == 0 && i < heap->n_targets && chains->n < chains->limit; i++) {
         PyObject *target = heap->nodes[i].object;
-        Py_ssize_t n_c = Py_REFCNT(target) - holders_explained(heap, i);
+        int32_t n_c = heap->nodes[i].surplus;
         PyObject *objects = n_c > 0 ? PyList_New(1) : NULL;
 
         if (n_c <= 0)

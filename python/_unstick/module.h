@@ -101,7 +101,7 @@ int py_parse_bytes(PyObject *object, void *ret_bytes);
 
 /* True from the interpreter's own end on: what is left belongs to the operating system. */
 bool py_is_exiting(void);
-/* Without the GIL: returns at once, but never if the interpreter is ending and this is a thread that it leaves behind. */
+/* Without the GIL: returns at once, but never to a thread that an ending interpreter leaves behind. */
 void py_stop_if_left_behind(void);
 
 /* Hands waiting log lines on and gives memory back whose last tensor has died. Every method starts with it. */

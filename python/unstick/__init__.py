@@ -38,7 +38,21 @@ from ._unstick import (
     UnsupportedError,
 )
 from ._unstick import version as __version__
-from .heap import Chain, Cycle, Holders, cycles, holders
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .heap import Chain, Cycle, Cycles, Holders, Step, cycles, holders
+
+# What is imported when it is first asked for, and from where.
+_LATER = {
+    'Chain': 'heap',
+    'Cycle': 'heap',
+    'Cycles': 'heap',
+    'Holders': 'heap',
+    'Step': 'heap',
+    'cycles': 'heap',
+    'holders': 'heap',
+}
 
 __all__ = [
     'BackupChangedError',
@@ -49,6 +63,7 @@ __all__ = [
     'ContentsChangingError',
     'Context',
     'Cycle',
+    'Cycles',
     'Device',
     'DeviceLostError',
     'DriverError',
@@ -72,6 +87,7 @@ __all__ = [
     'PoisonedError',
     'Region',
     'RevokedError',
+    'Step',
     'Task',
     'TimedOutError',
     'UnsupportedError',
@@ -79,3 +95,16 @@ __all__ = [
     'cycles',
     'holders',
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f'.{_LATER[name]}', __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

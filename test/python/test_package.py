@@ -5,7 +5,6 @@ import ast
 import pathlib
 import re
 import subprocess
-import sys
 import sysconfig
 
 import pytest
@@ -19,7 +18,8 @@ STUB = pathlib.Path(_unstick.__file__).parent / '_unstick.pyi'
 
 def test_import_is_quick_and_brings_no_torch(run_script):
     script = (
-        'import time; start = time.perf_counter(); import unstick; took = time.perf_counter() - start\n'
+        # Of the process, not of the clock: others may use the machine, too.
+        'import time; start = time.process_time(); import unstick; took = time.process_time() - start\n'
         'import sys; print(took, "torch" in sys.modules, "numpy" in sys.modules)'
     )
     runs = [run_script(script).split() for _ in range(5)]
@@ -86,7 +86,8 @@ def test_the_dicts_have_the_fields_of_the_stub(device, stub, make):
 
 
 def test_all_is_what_there_is():
-    assert set(unstick.__all__) == {
-        name for name in vars(unstick) if not name.startswith('_') and name not in ('heap',)
-    } | {'__version__'}
-    assert sys.modules['unstick'].__doc__
+    assert dir(unstick) == sorted(unstick.__all__)
+    for name in unstick.__all__:
+        assert getattr(unstick, name) is not None
+    with pytest.raises(AttributeError, match='no attribute'):
+        _ = unstick.nothing
