@@ -92,7 +92,7 @@ static PyObject *context_repr(PyObject *object)
 
 static PyMethodDef context_methods[] = {
     { "info", context_info, METH_NOARGS, "What the context holds in host memory, as a dict." },
-    { NULL },
+    { 0 },
 };
 
 PyTypeObject py_context_type = {

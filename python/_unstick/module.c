@@ -70,7 +70,7 @@ static PyMethodDef module_methods[] = {
     { "cycles", py_cycles, METH_VARARGS,
       "cycles(type): unreachable islands with an instance of type, as a list of dicts." },
     { "_at_exit", module_at_exit, METH_NOARGS, "Called once, by atexit." },
-    { NULL },
+    { 0 },
 };
 
 static struct PyModuleDef module_def = {
