@@ -51,7 +51,9 @@ static void context_dealloc(PyObject *object)
         /* In a forked child nothing is freed, and the ring may be locked for ever. */
         bool is_forked = self->ctx && unstick_context_info(self->ctx, &info) == UNSTICK_FORKED;
 
+        Py_BEGIN_ALLOW_THREADS
         unstick_context_free(self->ctx);
+        Py_END_ALLOW_THREADS
         if (!is_forked)
             py_log_free(self->log);
     }

@@ -53,8 +53,11 @@ static void device_dealloc(PyObject *object)
 {
     struct py_device *self = (struct py_device *)object;
 
-    if (!py_is_exiting() && self->dev)
+    if (!py_is_exiting() && self->dev) {
+        Py_BEGIN_ALLOW_THREADS
         unstick_device_close(self->dev, NULL);
+        Py_END_ALLOW_THREADS
+    }
     Py_XDECREF(self->spec);
     Py_XDECREF(self->context);
     Py_TYPE(object)->tp_free(object);

@@ -120,7 +120,9 @@ void py_memory_sweep(void)
         struct piece *piece = dead;
 
         dead = piece->next;
+        Py_BEGIN_ALLOW_THREADS
         unstick_region_unref(piece->region);
+        Py_END_ALLOW_THREADS
         Py_DECREF(piece->device);
         free(piece);
     }

@@ -48,8 +48,11 @@ static void region_dealloc(PyObject *object)
 
     if (self->weakrefs)
         PyObject_ClearWeakRefs(object);
-    if (!py_is_exiting())
+    if (!py_is_exiting()) {
+        Py_BEGIN_ALLOW_THREADS
         unstick_region_unref(self->region);
+        Py_END_ALLOW_THREADS
+    }
     Py_XDECREF(self->name);
     Py_XDECREF(self->device);
     Py_TYPE(object)->tp_free(object);
