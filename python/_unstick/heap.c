@@ -238,7 +238,8 @@ static void rest_collect(struct heap *heap)
 #else
 static void rest_collect(struct heap *heap)
 {
-    PyObject *gc = PyImport_ImportModule("gc");
+    /* Not imported here, which might run Python code: the module was imported with this one. */
+    PyObject *gc = PyDict_GetItemString(PyImport_GetModuleDict(), "gc");
     PyObject *list = gc ? PyObject_CallMethod(gc, "get_objects", NULL) : NULL;
 
     /* The list's own references are gone before any are counted; nothing else held only by it can exist. */
@@ -251,7 +252,6 @@ static void rest_collect(struct heap *heap)
         heap->is_short = true;
     }
     Py_XDECREF(list);
-    Py_XDECREF(gc);
 }
 #endif
 
