@@ -161,6 +161,13 @@ static bool is_collectable(PyObject *object)
     return (type->tp_flags & Py_TPFLAGS_HAVE_GC) && (!type->tp_is_gc || type->tp_is_gc(object));
 }
 
+/* A target may be something without references that can be visited: a string, or a type that is not on the heap. */
+static void object_visit(PyObject *object, visitproc visit, struct heap *heap)
+{
+    if (is_collectable(object) && Py_TYPE(object)->tp_traverse)
+        Py_TYPE(object)->tp_traverse(object, visit, heap);
+}
+
 void heap_meet(struct heap *heap, uint32_t from, PyObject *object)
 {
     uint32_t index;
@@ -293,12 +300,8 @@ static int rest_claim(PyObject *object, void *userdata)
 static void rest_spread(struct heap *heap)
 {
     for (uint32_t at = 0; at < heap->n_queue; at++) {
-        PyObject *object;
-
         heap->from = heap->queue[at];
-        object = heap->nodes[heap->from].object;
-        if (Py_TYPE(object)->tp_traverse)
-            Py_TYPE(object)->tp_traverse(object, rest_claim, heap);
+        object_visit(heap->nodes[heap->from].object, rest_claim, heap);
     }
     heap->n_queue = 0;
 }
@@ -313,17 +316,13 @@ void heap_add_rest(struct heap *heap)
     for (uint32_t i = heap->n_reached; i < heap->n_nodes; i++)
         heap->nodes[i].surplus = (int32_t)Py_REFCNT(heap->nodes[i].object);
     for (uint32_t i = 0; i < heap->n_nodes && !heap->is_short; i++) {
-        PyObject *object;
-
         /* Of the reached ones only targets were not traversed: what they alone hold is no surplus of C's. */
         if (i == heap->n_targets && i < heap->n_reached)
             i = heap->n_reached;
         if (i >= heap->n_nodes)
             break;
-        object = heap->nodes[i].object;
         heap->from = i;
-        if (Py_TYPE(object)->tp_traverse)
-            Py_TYPE(object)->tp_traverse(object, rest_count, heap);
+        object_visit(heap->nodes[i].object, rest_count, heap);
     }
     /* Each node is queued at most once a time. */
     heap->queue = heap->is_short ? NULL : malloc((heap->n_nodes + 1) * sizeof(*heap->queue));
