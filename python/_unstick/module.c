@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The module. At the interpreter's end nothing native is freed any more: other threads may still compute on memory of
+ * a region, and tensors may outlive every object here; the operating system takes it all. Only what still moves is
+ * stopped, by a function registered with atexit.
+ */
+#include "module.h"
+
+static bool is_exiting;
+
+bool py_is_exiting(void)
+{
+    return is_exiting;
+}
+
+void py_enter(struct py_context *context)
+{
+    py_log_drain(context->log);
+    py_memory_sweep();
+}
+
+static PyObject *module_at_exit(PyObject *self, PyObject *unused)
+{
+    (void)self;
+    (void)unused;
+    is_exiting = true;
+    Py_BEGIN_ALLOW_THREADS
+    py_task_end_all();
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static int module_register_exit(PyObject *module)
+{
+    PyObject *atexit = PyImport_ImportModule("atexit");
+    PyObject *function = atexit ? PyObject_GetAttrString(module, "_at_exit") : NULL;
+    PyObject *done = function ? PyObject_CallMethod(atexit, "register", "O", function) : NULL;
+
+    Py_XDECREF(done);
+    Py_XDECREF(function);
+    Py_XDECREF(atexit);
+    return done ? 0 : -1;
+}
+
+static PyMethodDef module_methods[] = {
+    { "_at_exit", module_at_exit, METH_NOARGS, "Called once, by atexit." },
+    { NULL },
+};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "unstick._unstick",
+    .m_doc = "The C core of unstick.",
+    .m_size = -1,
+    .m_methods = module_methods,
+};
+
+PyMODINIT_FUNC PyInit__unstick(void)
+{
+    PyTypeObject *types[] = { &py_context_type, &py_device_type, &py_region_type,
+                              &py_lease_type,   &py_task_type,   &py_memory_type };
+    PyObject *module = PyModule_Create(&module_def);
+
+    if (!module)
+        return NULL;
+    for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++) {
+        if (PyModule_AddType(module, types[i]) < 0)
+            goto fail;
+    }
+    if (py_error_init(module) < 0 || PyModule_AddStringConstant(module, "version", unstick_version()) < 0 ||
+        module_register_exit(module) < 0)
+        goto fail;
+    return module;
+
+fail:
+    Py_DECREF(module);
+    return NULL;
+}
