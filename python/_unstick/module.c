@@ -44,6 +44,7 @@ static int module_register_exit(PyObject *module)
 
 static PyMethodDef module_methods[] = {
     { "_at_exit", module_at_exit, METH_NOARGS, "Called once, by atexit." },
+    { "instances", py_instances, METH_O, "Every object of a type, or of one made from it, that the collector knows." },
     { NULL },
 };
 

@@ -96,6 +96,9 @@ PyObject *py_memory_list(const struct py_region *region);
 uint64_t py_memory_n_live(const struct py_region *region);
 void py_memory_sweep(void);
 
+/* instances.c */
+PyObject *py_instances(PyObject *module, PyObject *type);
+
 /* True from the interpreter's own end on: what is left belongs to the operating system. */
 bool py_is_exiting(void);
 

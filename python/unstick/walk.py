@@ -10,7 +10,6 @@ and plain objects; it ends at other pipelines, Python modules, classes, function
 from __future__ import annotations
 
 import functools
-import gc
 import logging
 import threading
 import types
@@ -21,6 +20,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from ._unstick import instances
 
 Kind = Literal['parameter', 'buffer', 'state', 'alias']
 
@@ -141,8 +142,7 @@ def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
 
 def all_tensors() -> list[torch.Tensor]:
     """Every tensor that Python knows of, wherever it is held."""
-    # By type and not by isinstance(), which asks the object: some proxies import or warn when they are asked.
-    return [obj for obj in gc.get_objects() if issubclass(type(obj), torch.Tensor)]
+    return instances(torch.Tensor)
 
 
 def refusal(tensor: torch.Tensor) -> str | None:
