@@ -58,6 +58,7 @@ class Component:
         self._old: list[tuple[StorageWeakRef, int]] = []
         self._spans: dict[int, list[tuple[int, int]]] = {}
         self.is_guarded = False
+        self.n_references = 0
         self._n_graphs = 0
         self._uses: list[_Use] = []
         self._leases: list[Lease] = []
@@ -75,6 +76,7 @@ class Component:
 
     @property
     def regions(self) -> list[Region]:
+        self.room.device.context.info()  # lets go of what lies in no tensor any more
         alive = [region for region in (ref() for ref in self._regions) if region is not None]
         if len(alive) < len(self._regions):
             self._regions = [weakref.ref(region) for region in alive]

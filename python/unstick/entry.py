@@ -94,10 +94,15 @@ class CompiledCall:
 def attach(components: list[Component]) -> None:
     """Puts hooks where calls enter, and before compiled calls; calling it again adds what has come since."""
     owners: dict[nn.Module, Component] = {}
+    is_changed = False
     for component in components:
         module = component.module
         if module is None:
             continue
+        # A wrapper made since holds its module: no need to look through the heap if nobody new does.
+        n_references = sys.getrefcount(module)
+        is_changed |= n_references != component.n_references
+        component.n_references = n_references
         for part in (module, *module.children()):
             if type(part).forward is not nn.Module.forward:
                 _attach(part, component)
@@ -106,7 +111,7 @@ def attach(components: list[Component]) -> None:
             if part._compiled_call_impl is not None and not isinstance(part._compiled_call_impl, CompiledCall):
                 part._compiled_call_impl = CompiledCall(component, part._compiled_call_impl)
     dynamo = sys.modules.get('torch._dynamo.eval_frame')
-    if dynamo is not None:
+    if dynamo is not None and is_changed:
         for wrapper in instances(dynamo.OptimizedModule):
             inner = wrapper.__dict__.get('_modules', {}).get('_orig_mod')
             if inner in owners:
