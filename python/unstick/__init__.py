@@ -45,9 +45,10 @@ from .errors import AdoptError, EvictedError, unsupported
 if TYPE_CHECKING:
     from .adoption import adopt
     from .component import Component
+    from .dismantling import dismantle
     from .model import Model
 
-_NEEDS_TORCH = {'adopt': 'adoption', 'Model': 'model', 'Component': 'component'}
+_NEEDS_TORCH = {'adopt': 'adoption', 'Model': 'model', 'Component': 'component', 'dismantle': 'dismantling'}
 
 
 def __getattr__(name: str) -> Any:
@@ -100,4 +101,5 @@ __all__ = [
     'UnsupportedError',
     '__version__',
     'adopt',
+    'dismantle',
 ]

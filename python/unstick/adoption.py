@@ -46,6 +46,9 @@ def adopt(
     `device` is by default where the tensors are: the GPU, or the host device for tensors on the CPU ("host:SIZE" sets
     its size). `guard="raise"` makes an evicted model raise EvictedError instead of coming back by itself. `tight` keeps
     the old and the new copy of no more than 64 MiB at a time. Adopting an object again is a refresh.
+
+    Whatever Python holds over the same bytes moves along. What looks at them without being a tensor does not: a NumPy
+    array made of one of the tensors must be gone before.
     """
     from .model import Model
 
@@ -68,6 +71,11 @@ def adopt(
         raise AdoptError(f'no tensor under this {type(obj).__name__} has any memory', remedy=str(model.adoption))
     _models[id(obj)] = model
     return model
+
+
+def component_of(module: nn.Module) -> Component | None:
+    """The component that a module was adopted as."""
+    return _components.get(module)
 
 
 def device_of(modules: dict[str, nn.Module], wanted: Device | str | None) -> Device | str:
@@ -201,6 +209,7 @@ class Adopter:
         outside: dict[int, tuple[Component, walk.Found]] = {}
         regions = [(region.address, region.address + region.info()['bytes'], one)
                    for one in self.room.components for region in one.regions]  # fmt: skip
+        tables = walk.library_tables()
         for name, component in components.items():
             assert component.module is not None
             for found in walk.tensors(component.module):
@@ -208,6 +217,8 @@ class Adopter:
                     component.need(outside[id(found.tensor)][0])
                     continue
                 reason = self._stays(component, found, regions)
+                if reason is None and id(found.tensor) in tables:
+                    reason = f'a table of {tables[id(found.tensor)]} itself'
                 if reason == '':
                     continue
                 if reason is None:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from . import guards
-from ._unstick import BusyError, Lease, NotResidentError, Region
+from ._unstick import BusyError, Lease, NotResidentError, OutOfDeviceMemoryError, Region
 from .errors import EvictedError, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room
@@ -148,8 +148,6 @@ class Component:
 
     def _ready(self, region: Region, until_bytes: int) -> int:
         """Gives a new region memory up to an offset; returns how far it really goes."""
-        from ._unstick import OutOfDeviceMemoryError
-
         info = region.info()
         until_bytes = min(until_bytes, info['bytes'])
         while (missing := until_bytes - region.info()['resident_bytes']) > 0:
@@ -159,7 +157,10 @@ class Component:
             except OutOfDeviceMemoryError as error:
                 shortage = error.with_traceback(None)
             if shortage is not None and not self.room.make(shortage.required_bytes - shortage.available_bytes, self):
-                raise shortage
+                try:
+                    raise shortage
+                finally:
+                    del shortage  # it holds this frame, which holds it
         return region.info()['resident_bytes']
 
     def _reuse(self, group: Group, device: torch.device, report: Adoption) -> bool:
@@ -190,6 +191,7 @@ class Component:
 
     def _drop(self, region: Region) -> None:
         self._owned.remove(region)
+        self._regions = [ref for ref in self._regions if ref() is not region]
         self._spans.pop(region.address, None)
 
     @property

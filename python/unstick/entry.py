@@ -24,6 +24,10 @@ def nothing(*_: Any) -> None:
     """What a hook becomes in a copy of the module: the copy is not adopted."""
 
 
+def no_hook() -> Any:
+    return nothing
+
+
 class _Hook:
     def __init__(self, component: Component) -> None:
         self.component = component
@@ -31,8 +35,8 @@ class _Hook:
     def __deepcopy__(self, memo: Any) -> Any:
         return nothing
 
-    def __reduce__(self) -> str:
-        return 'nothing'
+    def __reduce__(self) -> Any:
+        return no_hook, ()
 
 
 class Before(_Hook):

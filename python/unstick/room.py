@@ -36,7 +36,10 @@ class Room:
                     return
                 # Outside the handler: it would keep the frames of the failure, and what they hold, alive.
                 if not self._give_way(shortage.required_bytes - shortage.available_bytes, component):
-                    raise shortage
+                    try:
+                        raise shortage
+                    finally:
+                        del shortage  # it holds this frame, which holds it
 
     def make(self, nbytes: int, keep: Component) -> bool:
         """Evicts others until about `nbytes` more are free; False if nothing could go."""
@@ -88,3 +91,7 @@ def room_of(device: Device | str) -> Room:
         if found is None or found.device is not device:
             found = _rooms[id(device)] = Room(device)
         return found
+
+
+def is_anything_leased() -> bool:
+    return any(component.is_in_use for room in list(_rooms.values()) for component in room.components)

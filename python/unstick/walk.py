@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 import threading
 import types
 import weakref
@@ -43,6 +44,9 @@ _BOOKKEEPING = frozenset({
     '_state_dict_pre_hooks', '_load_state_dict_pre_hooks', '_load_state_dict_post_hooks', '_hf_hook', '_diffusers_hook',
     '_compiled_call_impl',
 })  # fmt: skip
+
+
+_LIBRARIES = ('bitsandbytes', 'torchao', 'optimum')
 
 
 class Found(NamedTuple):
@@ -143,6 +147,22 @@ def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
 def all_tensors() -> list[torch.Tensor]:
     """Every tensor that Python knows of, wherever it is held."""
     return instances(torch.Tensor)
+
+
+def library_tables() -> dict[int, str]:
+    """Tensors that belong to a quantization library and not to a model, by identity, with the library's name.
+
+    On the CPU bitsandbytes hands its own code table out as the state of every weight with double quantization.
+    """
+    tables: dict[int, str] = {}
+    for name, library in list(sys.modules.items()):
+        package = name.partition('.')[0]
+        if package not in _LIBRARIES:
+            continue
+        for value in list(getattr(library, '__dict__', {}).values()):
+            many = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
+            tables.update((id(one), package) for one in many if issubclass(type(one), torch.Tensor))
+    return tables
 
 
 def refusal(tensor: torch.Tensor) -> str | None:

@@ -20,3 +20,13 @@ def device():
 def here():
     """The environment of a subprocess that finds what this process found."""
     return {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+
+
+@pytest.fixture
+def flux():
+    """The module tiny_flux; what it imports takes a while, so only where a pipeline is needed."""
+    pytest.importorskip('bitsandbytes')
+    pytest.importorskip('diffusers')
+    import tiny_flux
+
+    return tiny_flux
