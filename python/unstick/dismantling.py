@@ -116,8 +116,11 @@ class _Remains:
     def holders(self) -> tuple[str, ...]:
         """A few words on who refers to the module, or to the first tensor that is left of it."""
         target = self._module() or next(iter(self._living()), None)
-        return tuple(dict.fromkeys(_describe(holder, target) for holder in gc.get_referrers(target)
-                                   if holder is not sys._getframe() and type(holder).__name__ != 'generator'))  # fmt: skip
+        words = []
+        for holder in gc.get_referrers(target):
+            if holder is not sys._getframe():
+                words.append(_describe(holder, target))
+        return tuple(dict.fromkeys(words))
 
     def empty(self) -> None:
         """Takes the contents away from whoever holds them."""

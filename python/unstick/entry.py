@@ -95,6 +95,9 @@ class CompiledCall:
         return self.call.__reduce__()
 
 
+_wrapper_references = [0]
+
+
 def attach(components: list[Component]) -> None:
     """Puts hooks where calls enter, and before compiled calls; calling it again adds what has come since."""
     owners: dict[nn.Module, Component] = {}
@@ -103,7 +106,7 @@ def attach(components: list[Component]) -> None:
         module = component.module
         if module is None:
             continue
-        # A wrapper made since holds its module: no need to look through the heap if nobody new does.
+        # A wrapper holds its module and its class: no need to look through the heap if neither is held once more.
         n_references = sys.getrefcount(module)
         is_changed |= n_references != component.n_references
         component.n_references = n_references
@@ -115,7 +118,8 @@ def attach(components: list[Component]) -> None:
             if part._compiled_call_impl is not None and not isinstance(part._compiled_call_impl, CompiledCall):
                 part._compiled_call_impl = CompiledCall(component, part._compiled_call_impl)
     dynamo = sys.modules.get('torch._dynamo.eval_frame')
-    if dynamo is not None and is_changed:
+    if dynamo is not None and (is_changed or sys.getrefcount(dynamo.OptimizedModule) != _wrapper_references[0]):
+        _wrapper_references[0] = sys.getrefcount(dynamo.OptimizedModule)
         for wrapper in instances(dynamo.OptimizedModule):
             inner = wrapper.__dict__.get('_modules', {}).get('_orig_mod')
             if inner in owners:
