@@ -7,14 +7,15 @@
 
 static int context_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "host_bytes", "n_threads", "log_level", NULL };
+    static const char *const names[] = { "host_bytes", "n_threads", "log_level", NULL };
     struct py_context *self = (struct py_context *)object;
     struct unstick_context_options options = { .size = sizeof(options) };
-    unsigned long long host_bytes = 0;
+    uint64_t host_bytes = 0;
     unsigned int n_threads = 0;
     int log_level = UNSTICK_LOG_WARNING, r;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$KIi:Context", names, &host_bytes, &n_threads, &log_level))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$O&Ii:Context", (char **)names, py_parse_bytes, &host_bytes,
+                                     &n_threads, &log_level))
         return -1;
     if (self->ctx) {
         PyErr_SetString(PyExc_RuntimeError, "a context is made once");

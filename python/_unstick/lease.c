@@ -61,9 +61,9 @@ static PyObject *lease_use_stream(PyObject *object, PyObject *argument)
 {
     struct py_lease *self = (struct py_lease *)object;
     struct unstick_error error = { 0 };
-    unsigned long long stream = PyLong_AsUnsignedLongLong(argument);
+    uint64_t stream;
 
-    if (stream == (unsigned long long)-1 && PyErr_Occurred())
+    if (!py_parse_bytes(argument, &stream))
         return NULL;
     if (!self->lease)
         return py_error_raise_status(UNSTICK_INVALID_ARGUMENT, "Lease.use_stream", "the lease has ended");

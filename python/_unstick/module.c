@@ -2,15 +2,36 @@
 /*
  * The module. At the interpreter's end nothing native is freed any more: other threads may still compute on memory of
  * a region, and tensors may outlive every object here; the operating system takes it all. Only what still moves is
- * stopped, by a function registered with atexit.
+ * stopped, by a function registered with atexit. A daemon thread that waits for such a task meanwhile never comes back:
+ * it would raise, and print, for a program that is over.
  */
-#include "module.h"
+#include "heap.h"
 
-static bool is_exiting;
+#include <stdatomic.h>
+#include <unistd.h>
+
+static atomic_bool is_exiting;
+static unsigned long exiting_thread;
 
 bool py_is_exiting(void)
 {
-    return is_exiting;
+    return atomic_load(&is_exiting);
+}
+
+void py_stop_if_left_behind(void)
+{
+    while (py_is_exiting() && PyThread_get_thread_ident() != exiting_thread)
+        pause();
+}
+
+int py_parse_bytes(PyObject *object, void *ret_bytes)
+{
+    unsigned long long bytes = PyLong_AsUnsignedLongLong(object);
+
+    if (bytes == (unsigned long long)-1 && PyErr_Occurred())
+        return 0;
+    *(uint64_t *)ret_bytes = bytes;
+    return 1;
 }
 
 void py_enter(struct py_context *context)
@@ -23,7 +44,8 @@ static PyObject *module_at_exit(PyObject *self, PyObject *unused)
 {
     (void)self;
     (void)unused;
-    is_exiting = true;
+    exiting_thread = PyThread_get_thread_ident();
+    atomic_store(&is_exiting, true);
     Py_BEGIN_ALLOW_THREADS
     py_task_end_all();
     Py_END_ALLOW_THREADS
@@ -43,6 +65,10 @@ static int module_register_exit(PyObject *module)
 }
 
 static PyMethodDef module_methods[] = {
+    { "holders", py_holders, METH_VARARGS,
+      "holders(targets, limit): who holds the objects of the list targets, as a list of dicts." },
+    { "cycles", py_cycles, METH_VARARGS,
+      "cycles(type): unreachable islands with an instance of type, as a list of dicts." },
     { "_at_exit", module_at_exit, METH_NOARGS, "Called once, by atexit." },
     { "instances", py_instances, METH_O, "Every object of a type, or of one made from it, that the collector knows." },
     { NULL },
@@ -55,6 +81,8 @@ static struct PyModuleDef module_def = {
     .m_size = -1,
     .m_methods = module_methods,
 };
+
+PyMODINIT_FUNC PyInit__unstick(void);
 
 PyMODINIT_FUNC PyInit__unstick(void)
 {

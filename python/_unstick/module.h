@@ -99,8 +99,13 @@ void py_memory_sweep(void);
 /* instances.c */
 PyObject *py_instances(PyObject *module, PyObject *type);
 
+/* For "O&": a number of bytes; anything below 0, above 2^64 or not whole is an exception. */
+int py_parse_bytes(PyObject *object, void *ret_bytes);
+
 /* True from the interpreter's own end on: what is left belongs to the operating system. */
 bool py_is_exiting(void);
+/* Without the GIL: returns at once, but never to a thread that an ending interpreter leaves behind. */
+void py_stop_if_left_behind(void);
 
 /* Hands waiting log lines on and gives memory back whose last tensor has died. Every method starts with it. */
 void py_enter(struct py_context *context);

@@ -8,17 +8,17 @@
 
 static PyObject *region_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "device", "name", "bytes", "reserve_bytes", NULL };
+    static const char *const names[] = { "device", "name", "bytes", "reserve_bytes", NULL };
     struct unstick_region_options options = { .size = sizeof(options) };
-    unsigned long long bytes, reserve_bytes = 0;
+    uint64_t bytes, reserve_bytes = 0;
     struct unstick_error error = { 0 };
     struct py_device *device;
     struct py_region *self;
     const char *name;
     int r;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!sK|$K:Region", names, &py_device_type, &device, &name, &bytes,
-                                     &reserve_bytes))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!sO&|$O&:Region", (char **)names, &py_device_type, &device, &name,
+                                     py_parse_bytes, &bytes, py_parse_bytes, &reserve_bytes))
         return NULL;
     py_enter(device->context);
     if (!device->dev)
@@ -79,14 +79,12 @@ static PyObject *region_info(PyObject *object, PyObject *unused)
 static PyObject *region_alloc(PyObject *object, PyObject *argument)
 {
     struct py_region *self = (struct py_region *)object;
-    unsigned long long bytes = PyLong_AsUnsignedLongLong(argument);
     struct unstick_region_info info;
     struct unstick_error error = { 0 };
+    uint64_t bytes;
     void *address;
 
-    if (bytes == (unsigned long long)-1 && PyErr_Occurred())
-        return NULL;
-    if (!region_read_info(self, &info))
+    if (!py_parse_bytes(argument, &bytes) || !region_read_info(self, &info))
         return NULL;
     if (unstick_region_alloc(self->region, bytes, &address, &error) < 0)
         return py_error_raise(&error);
@@ -95,18 +93,19 @@ static PyObject *region_alloc(PyObject *object, PyObject *argument)
 
 static PyObject *region_tensor(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "offset", "nbytes", NULL };
+    static const char *const names[] = { "offset", "nbytes", NULL };
     struct py_region *self = (struct py_region *)object;
     struct unstick_region_info info;
-    unsigned long long offset, bytes;
+    uint64_t offset, bytes;
     char text[160];
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KK:tensor", names, &offset, &bytes) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&:tensor", (char **)names, py_parse_bytes, &offset,
+                                     py_parse_bytes, &bytes) ||
         !region_read_info(self, &info))
         return NULL;
     if (offset > info.bytes || bytes > info.bytes - offset) {
-        PyOS_snprintf(text, sizeof(text), "%llu bytes at offset %llu are not inside the region's %llu bytes", bytes,
-                      offset, (unsigned long long)info.bytes);
+        PyOS_snprintf(text, sizeof(text), "%llu bytes at offset %llu are not inside the region's %llu bytes",
+                      (unsigned long long)bytes, (unsigned long long)offset, (unsigned long long)info.bytes);
         return py_error_raise_status(UNSTICK_INVALID_ARGUMENT, "Region.tensor", text);
     }
     return py_memory_new(self, offset, bytes);
@@ -123,15 +122,15 @@ static PyObject *region_tensors(PyObject *object, PyObject *unused)
 
 static PyObject *region_read(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "offset", "nbytes", NULL };
+    static const char *const names[] = { "offset", "nbytes", NULL };
     struct py_region *self = (struct py_region *)object;
     struct unstick_error error = { 0 };
-    unsigned long long offset;
+    uint64_t offset;
     PyObject *bytes;
     Py_ssize_t n;
     int r;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Kn:read", names, &offset, &n))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&n:read", (char **)names, py_parse_bytes, &offset, &n))
         return NULL;
     py_enter(self->device->context);
     if (n < 0)
@@ -151,14 +150,14 @@ static PyObject *region_read(PyObject *object, PyObject *args, PyObject *kwargs)
 
 static PyObject *region_write(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "offset", "data", NULL };
+    static const char *const names[] = { "offset", "data", NULL };
     struct py_region *self = (struct py_region *)object;
     struct unstick_error error = { 0 };
-    unsigned long long offset;
+    uint64_t offset;
     Py_buffer data;
     int r;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ky*:write", names, &offset, &data))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&y*:write", (char **)names, py_parse_bytes, &offset, &data))
         return NULL;
     py_enter(self->device->context);
     Py_BEGIN_ALLOW_THREADS
@@ -172,10 +171,10 @@ static PyObject *region_write(PyObject *object, PyObject *args, PyObject *kwargs
 
 static PyObject *region_lease(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "cancel_eviction", NULL };
+    static const char *const names[] = { "cancel_eviction", NULL };
     int cancels_eviction = 0;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$p:lease", names, &cancels_eviction))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$p:lease", (char **)names, &cancels_eviction))
         return NULL;
     return py_lease_begin((struct py_region *)object, cancels_eviction);
 }
@@ -197,6 +196,7 @@ static PyObject *region_repr(PyObject *object)
 {
     struct py_region *self = (struct py_region *)object;
     struct unstick_region_info info = { .size = sizeof(info) };
+    uint64_t n_live = py_memory_n_live(self);
     PyObject *resident, *size, *repr = NULL;
 
     if (unstick_region_info(self->region, &info) < 0)
@@ -204,9 +204,9 @@ static PyObject *region_repr(PyObject *object)
     resident = py_info_size(info.resident_bytes);
     size = py_info_size(info.bytes);
     if (resident && size)
-        repr = PyUnicode_FromFormat("<unstick.Region %R on %U: %s, %U of %U on the device, %llu tensors>", self->name,
+        repr = PyUnicode_FromFormat("<unstick.Region %R on %U: %s, %U of %U on the device, %llu tensor%s>", self->name,
                                     self->device->spec, py_info_state_name((int)info.state), resident, size,
-                                    (unsigned long long)py_memory_n_live(self));
+                                    (unsigned long long)n_live, n_live == 1 ? "" : "s");
     Py_XDECREF(size);
     Py_XDECREF(resident);
     return repr;

@@ -98,16 +98,16 @@ static PyObject *task_submit(struct py_region *region, const char *verb, struct 
 
 PyObject *py_task_start(struct py_region *region, const char *verb, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "tier", "fence", "max_bytes", "verify", "hand_over", "sources", NULL };
+    static const char *const names[] = { "tier", "fence", "max_bytes", "verify", "hand_over", "sources", NULL };
     struct unstick_task_options options = { .size = sizeof(options) };
     const char *tier = "auto", *fence = "default";
     int is_verified = 0, is_handed_over = 0, tier_index, fence_index;
     PyObject *sources = NULL, *sequence, *task = NULL;
-    unsigned long long max_bytes = 0;
+    uint64_t max_bytes = 0;
     Py_ssize_t n_sources;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$ssKppO", names, &tier, &fence, &max_bytes, &is_verified,
-                                     &is_handed_over, &sources))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$ssO&ppO", (char **)names, &tier, &fence, py_parse_bytes,
+                                     &max_bytes, &is_verified, &is_handed_over, &sources))
         return NULL;
     py_enter(region->device->context);
     tier_index = task_word(task_tiers, 4, tier, "tier");
@@ -167,14 +167,14 @@ static int task_look(const struct py_task *self, uint64_t until_ns, struct unsti
 
 static PyObject *task_wait(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "timeout", NULL };
+    static const char *const names[] = { "timeout", NULL };
     struct py_task *self = (struct py_task *)object;
     struct unstick_task_result result = { .size = sizeof(result) };
     uint64_t end_ns = UINT64_MAX;
     PyObject *timeout = Py_None;
     int status;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", names, &timeout))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", (char **)names, &timeout))
         return NULL;
     if (timeout != Py_None) {
         double seconds = PyFloat_AsDouble(timeout);
@@ -189,6 +189,7 @@ static PyObject *task_wait(PyObject *object, PyObject *args, PyObject *kwargs)
 
         Py_BEGIN_ALLOW_THREADS
         status = task_look(self, until_ns < end_ns ? until_ns : end_ns, &result);
+        py_stop_if_left_behind();
         Py_END_ALLOW_THREADS
         if (status != UNSTICK_PENDING)
             break;

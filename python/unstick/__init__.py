@@ -4,8 +4,6 @@
 Importing it imports neither torch nor anything else that is slow: what needs torch takes it from sys.modules.
 """
 
-from typing import TYPE_CHECKING, Any
-
 from ._unstick import (
     BackupChangedError,
     BadFormatError,
@@ -40,28 +38,30 @@ from ._unstick import (
     UnsupportedError,
 )
 from ._unstick import version as __version__
-from .errors import AdoptError, EvictedError, unsupported
+from .errors import AdoptError, EvictedError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .adoption import adopt
     from .component import Component
     from .dismantling import dismantle
+    from .heap import Chain, Cycle, Cycles, Holders, Step, cycles, holders
     from .model import Model
 
-_NEEDS_TORCH = {'adopt': 'adoption', 'Model': 'model', 'Component': 'component', 'dismantle': 'dismantling'}
-
-
-def __getattr__(name: str) -> Any:
-    """What needs torch is imported when it is asked for."""
-    if name not in _NEEDS_TORCH:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from importlib import import_module
-    from importlib.util import find_spec
-
-    if find_spec('torch') is None:
-        raise unsupported(f'unstick.{name} needs torch 2.7 or newer, and torch is not installed', name)
-    return getattr(import_module(f'{__name__}.{_NEEDS_TORCH[name]}'), name)
-
+# What is imported when it is first asked for, and from where.
+_LATER = {
+    'Chain': 'heap',
+    'Component': 'component',
+    'Cycle': 'heap',
+    'Cycles': 'heap',
+    'Holders': 'heap',
+    'Model': 'model',
+    'Step': 'heap',
+    'adopt': 'adoption',
+    'cycles': 'heap',
+    'dismantle': 'dismantling',
+    'holders': 'heap',
+}
 
 __all__ = [
     'AdoptError',
@@ -69,9 +69,12 @@ __all__ = [
     'BadFormatError',
     'BusyError',
     'CanceledError',
+    'Chain',
     'Component',
     'ContentsChangingError',
     'Context',
+    'Cycle',
+    'Cycles',
     'Device',
     'DeviceLostError',
     'DriverError',
@@ -79,6 +82,7 @@ __all__ = [
     'Error',
     'EvictedError',
     'ForkedError',
+    'Holders',
     'HostBudgetError',
     'InvalidArgumentError',
     'IoError',
@@ -96,10 +100,31 @@ __all__ = [
     'PoisonedError',
     'Region',
     'RevokedError',
+    'Step',
     'Task',
     'TimedOutError',
     'UnsupportedError',
     '__version__',
     'adopt',
+    'cycles',
     'dismantle',
+    'holders',
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    if _LATER[name] != 'heap' and find_spec('torch') is None:
+        from .errors import unsupported
+
+        raise unsupported(f'unstick.{name} needs torch 2.7 or newer, and torch is not installed', name)
+    value = globals()[name] = getattr(import_module(f'.{_LATER[name]}', __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,7 +2,7 @@
 # What the C extension gives. What the fields of a dict mean stands in the C headers, under the same names.
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self, TypedDict, TypeVar, final
+from typing import Any, Literal, Self, TypedDict, TypeVar, final
 
 _T = TypeVar('_T')
 
@@ -73,6 +73,8 @@ class TaskResult(TypedDict):
     started_ns: int
     ended_ns: int
 
+def holders(targets: list[Any], limit: int, /) -> list[dict[str, Any]]: ...
+def cycles(kind: type, /) -> list[dict[str, Any]]: ...
 @final
 class Context:
     def __init__(self, *, host_bytes: int = 0, n_threads: int = 0, log_level: int = 1) -> None: ...

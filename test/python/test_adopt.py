@@ -19,6 +19,12 @@ from tiny_flux import QUANTIZATIONS, run, tiny_flux  # noqa: E402
 pytestmark = pytest.mark.torch
 
 
+@pytest.fixture
+def device(context):
+    """Granules small enough that a tiny model has several."""
+    return unstick.Device(context, 'host:1GiB', granule_bytes=1 << 20)
+
+
 def held(device):
     info = device.info()
     return info['resident_bytes'] + info['spare_bytes'] + info['poisoned_bytes']

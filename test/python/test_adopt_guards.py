@@ -16,6 +16,12 @@ import unstick  # noqa: E402
 pytestmark = pytest.mark.torch
 
 
+@pytest.fixture
+def device(context):
+    """Granules small enough that a tiny model has several."""
+    return unstick.Device(context, 'host:1GiB', granule_bytes=1 << 20)
+
+
 class Saved(nn.Linear):
     def save_pretrained(self, path):
         torch.save(self.state_dict(), path)
