@@ -147,7 +147,7 @@ def refuse_offloading(obj: Any, modules: dict[str, nn.Module]) -> None:
                         f'{where} is offloaded by accelerate ({type(hook).__name__})',
                         names=(where,),
                         remedy='Call pipe.remove_all_hooks() (accelerate.hooks.remove_hook_from_module(module, '
-                        'recurse=True) for a module) and move it to the device; unstick brings components back by itself',
+                        'recurse=True) for a module) and move it to the device: components come back by themselves',
                     )
             registry = part.__dict__.get('_diffusers_hook')
             for hook_name in getattr(registry, 'hooks', {}):
@@ -156,7 +156,7 @@ def refuse_offloading(obj: Any, modules: dict[str, nn.Module]) -> None:
                         f'{where} is under group offload of diffusers ({hook_name})',
                         names=(where,),
                         remedy=f'Call module._diffusers_hook.remove_hook({hook_name!r}, recurse=True) and move it to '
-                        'the device; unstick brings components back by itself',
+                        'the device: components come back by themselves',
                     )
 
 
@@ -194,7 +194,9 @@ class Adopter:
                 component = _components[module] = Component(name, module, self.room, self.guard)
             elif component.room is not self.room:
                 raise AdoptError(
-                    f'{name} was adopted on {component.room.device.spec} already', names=(name,), remedy='Name that device'
+                    f'{name} was adopted on {component.room.device.spec} already',
+                    names=(name,),
+                    remedy='Name that device',
                 )
             else:
                 other = next((other for other in component.models if other is not model), None)
@@ -259,13 +261,13 @@ class Adopter:
         storages += self._aliases(storages, owners)
         groups_of: dict[Component, list[Group]] = {}
         for group in by_range(storages):
-            mine = list(dict.fromkeys(owners[id(found.tensor)] for found in group.tensors if id(found.tensor) in owners))
+            own = [found for found in group.tensors if id(found.tensor) in owners]
+            mine = list(dict.fromkeys(owners[id(found.tensor)] for found in own))
             reason = unmovable(group)
             if reason is not None:
                 report.left += [
-                    Left(owners[id(found.tensor)].name, found.name, _nbytes(found.tensor), f'shares bytes with: {reason}')
-                    for found in group.tensors
-                    if id(found.tensor) in owners
+                    Left(owners[id(found.tensor)].name, found.name, _nbytes(found.tensor), f'shares bytes: {reason}')
+                    for found in own
                 ]
                 continue
             groups_of.setdefault(mine[0], []).append(group)
@@ -309,6 +311,6 @@ def _overlaps(ranges: list[Group], address: int, nbytes: int) -> bool:
 
 def _nbytes(tensor: torch.Tensor) -> int:
     try:
-        return tensor.untyped_storage().nbytes()
+        return int(tensor.untyped_storage().nbytes())
     except (RuntimeError, NotImplementedError):
-        return tensor.numel() * tensor.element_size()
+        return int(tensor.numel() * tensor.element_size())

@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -368,14 +369,14 @@ class _Use:
         self.thread = thread
         self.module = module
 
-    def is_running(self, frames: dict[int, object]) -> bool:
+    def is_running(self, frames: dict[int, FrameType]) -> bool:
         if self.module is None:
             return True
-        frame = frames.get(self.thread)
+        frame: FrameType | None = frames.get(self.thread)
         while frame is not None:
-            if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get('self') is self.module:  # type: ignore[attr-defined]
+            if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get('self') is self.module:
                 return True
-            frame = frame.f_back  # type: ignore[attr-defined]
+            frame = frame.f_back
         return False
 
 
@@ -385,9 +386,9 @@ def current_stream(room: Room) -> int | None:
         return -1
     if torch.cuda.is_current_stream_capturing():
         return None
-    return torch.cuda.current_stream(room.device.index).cuda_stream
+    return int(torch.cuda.current_stream(room.device.index).cuda_stream)
 
 
 def _refuse_while_capturing(component: Component) -> None:
     if current_stream(component.room) is None:
-        raise BusyError(f'{component.name} is evicted and a CUDA graph is being captured: restore() it before the capture')
+        raise BusyError(f'{component.name} is evicted and a CUDA graph is being captured: restore() it before that')

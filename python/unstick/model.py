@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-
 from ._unstick import OutOfDeviceMemoryError
 from .adoption import Adopter
 from .component import Component, GuardMode
@@ -136,7 +135,7 @@ class Model:
 
     @contextmanager
     def lease(self, *names: str) -> Iterator[None]:
-        """Holds components resident (all, if none is named): for work that calls no module, such as a graph's replay."""
+        """Holds components resident (all, if none is named): for what calls no module, such as a graph's replay."""
         with ExitStack() as stack:
             for name in names or tuple(self.components):
                 stack.enter_context(self.components[name].use('lease'))

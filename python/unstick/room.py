@@ -59,8 +59,14 @@ class Room:
         victims = [
             one for one in self.components if one not in wanted and not one.is_in_use and one.resident_bytes > 0
         ]
-        # The one that was used last is the one that a pipeline needs again last, unless it is being used back and forth.
-        victims.sort(key=lambda one: (now - one.last_used < HOLD_SECONDS, one.last_used))
+
+        def cost(one: Component) -> tuple[bool, bool, float]:
+            # A pipeline calls its components in turn: the one it used last is the one it needs again last. Of other
+            # models the one that was idle longest goes first, and before any of this one.
+            is_own = any(model in keep.models for model in one.models)
+            return now - one.last_used < HOLD_SECONDS, is_own, -one.last_used if is_own else one.last_used
+
+        victims.sort(key=cost)
         missing, gone = max(nbytes, 1), 0
         for victim in victims:
             if gone >= missing:

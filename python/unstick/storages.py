@@ -56,7 +56,7 @@ def has_memory(tensor: torch.Tensor) -> bool:
     """False for what has no bytes of its own: empty, or without a storage."""
     try:
         storage = tensor.untyped_storage()
-        return storage.nbytes() > 0 and storage.data_ptr() != 0
+        return bool(storage.nbytes() and storage.data_ptr())
     except (RuntimeError, NotImplementedError):
         return False
 
@@ -110,7 +110,7 @@ def point(tensor: torch.Tensor, storage: torch.UntypedStorage) -> None:
     # A subclass would see the assignment and might act on it. An inference tensor takes only another one.
     with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(tensor.is_inference()):
         view = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        view.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())  # type: ignore[call-overload]
+        view.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
         tensor.data = view
 
 

@@ -60,9 +60,10 @@ class Found(NamedTuple):
 def is_pipeline(obj: object) -> bool:
     """A pipeline of diffusers or transformers: something that has components, and is none."""
     return any(
-        base.__name__ in ('DiffusionPipeline', 'Pipeline') and base.__module__.split('.')[0] in ('diffusers', 'transformers')
+        base.__name__ in ('DiffusionPipeline', 'Pipeline')
+        and base.__module__.partition('.')[0] in ('diffusers', 'transformers')
         for base in type(obj).__mro__
-    )  # fmt: skip
+    )
 
 
 def components(obj: Any) -> dict[str, nn.Module]:
@@ -160,7 +161,8 @@ def library_tables() -> dict[int, str]:
         if package not in _LIBRARIES:
             continue
         for value in list(getattr(library, '__dict__', {}).values()):
-            many = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
+            many = value.values() if isinstance(value, dict) else value
+            many = many if isinstance(value, (dict, list, tuple)) else (value,)
             tables.update((id(one), package) for one in many if issubclass(type(one), torch.Tensor))
     return tables
 

@@ -13,7 +13,6 @@ pytest.importorskip('bitsandbytes')
 pytest.importorskip('diffusers')
 
 import unstick  # noqa: E402
-
 from tiny_flux import QUANTIZATIONS, run, tiny_flux  # noqa: E402
 
 pytestmark = pytest.mark.torch

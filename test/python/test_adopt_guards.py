@@ -71,7 +71,8 @@ def test_reading_restores_first(device, read):
     result = READS[read](module)
     assert torch.equal(weight_of(result).detach().to(expected.dtype), expected)
     assert model.components['Sequential'].state == 'resident'
-    assert not any(isinstance(value, unstick.guards.Guard) for part in module.modules() for value in vars(part).values())
+    left = [value for part in module.modules() for value in vars(part).values()]
+    assert not any(isinstance(value, unstick.guards.Guard) for value in left)
 
 
 @pytest.mark.parametrize('read', READS)

@@ -363,7 +363,10 @@ def test_group_offload_by_diffusers_is_refused(device, flux):
 
     pipe = flux.tiny_flux('plain')
     apply_group_offloading(
-        pipe.transformer, onload_device=torch.device('cpu'), offload_device=torch.device('cpu'), offload_type='leaf_level'
+        pipe.transformer,
+        onload_device=torch.device('cpu'),
+        offload_device=torch.device('cpu'),
+        offload_type='leaf_level',
     )
     with pytest.raises(unstick.AdoptError, match='remove_hook') as caught:
         unstick.adopt(pipe, device=device)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import bitsandbytes as bnb
 import torch
@@ -20,7 +20,7 @@ class TinyTokenizer:
     """Bytes as tokens: what FluxPipeline asks of a tokenizer, without a vocabulary file."""
 
     model_max_length = 16
-    added_tokens_encoder: dict[str, int] = {}
+    added_tokens_encoder: ClassVar[dict[str, int]] = {}
 
     def __call__(self, prompts: str | list[str], max_length: int = 16, **_: Any) -> SimpleNamespace:
         prompts = [prompts] if isinstance(prompts, str) else prompts
