@@ -51,7 +51,9 @@ static void context_dealloc(PyObject *object)
         /* In a forked child nothing is freed, and the ring may be locked for ever. */
         bool is_forked = self->ctx && unstick_context_info(self->ctx, &info) == UNSTICK_FORKED;
 
+        Py_BEGIN_ALLOW_THREADS
         unstick_context_free(self->ctx);
+        Py_END_ALLOW_THREADS
         if (!is_forked)
             py_log_free(self->log);
     }
@@ -92,7 +94,7 @@ static PyObject *context_repr(PyObject *object)
 
 static PyMethodDef context_methods[] = {
     { "info", context_info, METH_NOARGS, "What the context holds in host memory, as a dict." },
-    { NULL },
+    { 0 },
 };
 
 PyTypeObject py_context_type = {

@@ -53,8 +53,11 @@ static void device_dealloc(PyObject *object)
 {
     struct py_device *self = (struct py_device *)object;
 
-    if (!py_is_exiting() && self->dev)
+    if (!py_is_exiting() && self->dev) {
+        Py_BEGIN_ALLOW_THREADS
         unstick_device_close(self->dev, NULL);
+        Py_END_ALLOW_THREADS
+    }
     Py_XDECREF(self->spec);
     Py_XDECREF(self->context);
     Py_TYPE(object)->tp_free(object);
@@ -152,7 +155,7 @@ static PyObject *device_get_index(PyObject *object, void *unused)
 static PyMethodDef device_methods[] = {
     { "info", device_info, METH_NOARGS, "The device and what the library holds on it, as a dict." },
     { "close", device_close, METH_NOARGS, "Closes the device; BusyError while a region or tensor of it is left." },
-    { NULL },
+    { 0 },
 };
 
 static PyGetSetDef device_getset[] = {
@@ -160,7 +163,7 @@ static PyGetSetDef device_getset[] = {
     { "context", device_get_context, NULL, "The context.", NULL },
     { "kind", device_get_kind, NULL, "\"cuda\" or \"host\".", NULL },
     { "index", device_get_index, NULL, "The index as torch counts; 0 for a host device.", NULL },
-    { NULL },
+    { 0 },
 };
 
 PyTypeObject py_device_type = {

@@ -96,7 +96,7 @@ static PyMethodDef lease_methods[] = {
     { "end", lease_end_method, METH_NOARGS, "Ends the use; an eviction waits for the streams that were named." },
     { "__enter__", lease_enter, METH_NOARGS, NULL },
     { "__exit__", lease_exit, METH_VARARGS, NULL },
-    { NULL },
+    { 0 },
 };
 
 PyTypeObject py_lease_type = {

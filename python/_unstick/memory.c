@@ -293,14 +293,14 @@ static PyMethodDef memory_methods[] = {
     { "__dlpack__", (PyCFunction)(void (*)(void))memory_dlpack, METH_VARARGS | METH_KEYWORDS,
       "A DLPack capsule: uint8, one dimension." },
     { "__dlpack_device__", memory_dlpack_device, METH_NOARGS, "(1, 0) for the host, (2, index) for a GPU." },
-    { NULL },
+    { 0 },
 };
 
 static PyGetSetDef memory_getset[] = {
     { "offset", memory_get_offset, NULL, "The first byte, from the start of the region.", NULL },
     { "nbytes", memory_get_nbytes, NULL, "The length.", NULL },
     { "address", memory_get_address, NULL, "The device address.", NULL },
-    { NULL },
+    { 0 },
 };
 
 static PyBufferProcs memory_buffer = { .bf_getbuffer = memory_get_buffer };

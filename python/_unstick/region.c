@@ -48,8 +48,11 @@ static void region_dealloc(PyObject *object)
 
     if (self->weakrefs)
         PyObject_ClearWeakRefs(object);
-    if (!py_is_exiting())
+    if (!py_is_exiting()) {
+        Py_BEGIN_ALLOW_THREADS
         unstick_region_unref(self->region);
+        Py_END_ALLOW_THREADS
+    }
     Py_XDECREF(self->name);
     Py_XDECREF(self->device);
     Py_TYPE(object)->tp_free(object);
@@ -261,7 +264,7 @@ static PyMethodDef region_methods[] = {
     REGION_METHOD(discard, "Drops contents and backups; the region can be restored as zeros."),
     REGION_METHOD(revoke, "Drops contents, backups and access for good, even while tensors of it are held."),
     REGION_METHOD(release, "Like revoke, without waiting for what runs on the device."),
-    { NULL },
+    { 0 },
 };
 
 static PyGetSetDef region_getset[] = {
@@ -269,7 +272,7 @@ static PyGetSetDef region_getset[] = {
     { "device", region_get_device, NULL, "The device.", NULL },
     { "state", region_get_state, NULL, "empty, resident, evicted, partial, revoked or poisoned.", NULL },
     { "address", region_get_address, NULL, "The first device address.", NULL },
-    { NULL },
+    { 0 },
 };
 
 PyTypeObject py_region_type = {

@@ -120,7 +120,7 @@ static void roots_add_local_dicts(struct heap *heap, PyObject *dict, unsigned lo
         if (strcmp(Py_TYPE(value)->tp_name, "_thread._localdummy") != 0 ||
             Py_TYPE(value)->tp_basicsize < (Py_ssize_t)(sizeof(PyObject) + sizeof(PyObject *)))
             continue;
-        memcpy(&attributes, value + 1, sizeof(attributes));
+        memcpy(&attributes, (const char *)value + sizeof(PyObject), sizeof(attributes));
         root = heap_root_add(heap, HEAP_ROOT_THREAD, NULL, NULL, thread_id);
         if (attributes && root != HEAP_NONE)
             heap_meet(heap, root, attributes);

@@ -281,13 +281,13 @@ static PyMethodDef task_methods[] = {
       "Waits, without the GIL, until the task ends; its result. Raises what the task failed with." },
     { "cancel", task_cancel, METH_NOARGS, "Asks the task to end early." },
     { "result", task_result, METH_NOARGS, "How far the task is or how it ended, as a dict; never raises its failure." },
-    { NULL },
+    { 0 },
 };
 
 static PyGetSetDef task_getset[] = {
     { "done", task_get_done, NULL, "Whether the task has ended.", NULL },
     { "region", task_get_region, NULL, "The region.", NULL },
-    { NULL },
+    { 0 },
 };
 
 PyTypeObject py_task_type = {

@@ -16,7 +16,7 @@ from torch import nn
 from . import entry, walk
 from ._unstick import Device
 from .component import CHUNK_BYTES, Component, GuardMode
-from .errors import AdoptError
+from .errors import AdoptError, unsupported
 from .report import Adoption, Left
 from .room import Room, room_of
 from .storages import Group, Storage, by_range, by_storage, has_memory, unmovable
@@ -28,6 +28,8 @@ PER_CALL_BYTES = 1 << 20
 """A tensor that appears later, has no name that was adopted and is smaller than this belongs to a call."""
 
 TIGHT_CHUNK_BYTES = 64 << 20
+
+OLDEST_TORCH = (2, 7)
 
 _components: weakref.WeakKeyDictionary[nn.Module, Component] = weakref.WeakKeyDictionary()
 _models: weakref.WeakValueDictionary[int, Model] = weakref.WeakValueDictionary()
@@ -52,6 +54,8 @@ def adopt(
     """
     from .model import Model
 
+    if tuple(map(int, torch.__version__.split('.')[:2])) < OLDEST_TORCH:
+        raise unsupported(f'torch {torch.__version__} is too old: unstick needs 2.7 or newer', 'adopt')
     if guard not in ('restore', 'raise'):
         raise AdoptError(f'guard is {guard!r}', remedy='It is "restore" or "raise"')
     known = _models.get(id(obj))

@@ -283,7 +283,8 @@ class Component:
         while True:
             busy = False
             with self.room.lock:
-                self.come_back(operation)
+                if not self._leases:  # what is leased is resident, and its guards are gone
+                    self.come_back(operation)
                 try:
                     for one in self.closure():
                         one._begin(module)

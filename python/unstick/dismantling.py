@@ -22,6 +22,7 @@ from torch import nn
 from . import walk
 from .adoption import component_of
 from .errors import AdoptError
+from .heap import holders
 from .report import size
 from .storages import has_memory
 
@@ -114,13 +115,8 @@ class _Remains:
         return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
     def holders(self) -> tuple[str, ...]:
-        """A few words on who refers to the module, or to the first tensor that is left of it."""
-        target = self._module() or next(iter(self._living()), None)
-        words = []
-        for holder in gc.get_referrers(target):
-            if holder is not sys._getframe():
-                words.append(_describe(holder, target))
-        return tuple(dict.fromkeys(words))
+        """Who refers to the module, or to the first tensor that is left of it: the shortest chains."""
+        return _chains_to(self._module() or next(iter(self._living()), None))
 
     def empty(self) -> None:
         """Takes the contents away from whoever holds them."""
@@ -136,16 +132,9 @@ class _Remains:
                 tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
 
 
-def _describe(holder: Any, target: Any) -> str:
-    kind = type(holder).__name__
-    if kind == 'frame':
-        return f'frame {holder.f_code.co_name}()'
-    if kind == 'cell':
-        return 'a closure'
-    if isinstance(holder, dict):
-        key = next((str(key) for key, value in holder.items() if value is target), '?')
-        return f'module {holder["__name__"]}: {key}' if '__name__' in holder else f'a dict under {key!r}'
-    return f'a {kind} of {len(holder)}' if isinstance(holder, (list, tuple, set)) else f'a {kind}'
+def _chains_to(target: Any) -> tuple[str, ...]:
+    own = f'{sys._getframe().f_code.co_name}()'
+    return tuple(chain.text for chain in holders(target, limit=5) if not (chain.kind == 'frame' and own in chain.text))
 
 
 def _detach(obj: Any) -> None:

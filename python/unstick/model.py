@@ -122,6 +122,8 @@ class Model:
         if obj is None or self.is_released:
             return Adoption()
         report = self._adopter.adopt(obj, self)
+        self.adoption.left = report.left
+        self.adoption.still_held_bytes = report.still_held_bytes
         if report.taken:
             log.info('%s: %s', self.key, report)
         return report
