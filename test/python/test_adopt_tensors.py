@@ -345,6 +345,32 @@ def test_a_device_that_is_too_small():
     module(torch.rand(1, 2048))
 
 
+def test_a_torch_that_is_too_old(device, monkeypatch):
+    monkeypatch.setattr(torch, '__version__', '2.6.1+cu124')
+    with pytest.raises(unstick.UnsupportedError, match='too old') as caught:
+        unstick.adopt(nn.Linear(2, 2), device=device)
+    assert caught.value.status_name == 'UNSUPPORTED'
+
+
+def test_parameters_on_two_accelerators(device, monkeypatch):
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    places = {id(module[0].weight): torch.device('cuda:0'), id(module[1].weight): torch.device('cuda:1')}
+
+    class Elsewhere:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            self.device = places.get(id(tensor), torch.device('cpu'))
+            self.is_meta = False
+
+    real = unstick.walk.tensors
+    moved = lambda part: (found._replace(tensor=Elsewhere(found.tensor)) for found in real(part))  # noqa: E731
+    monkeypatch.setattr(unstick.walk, 'tensors', moved)
+    with pytest.raises(unstick.AdoptError, match='several accelerators') as caught:
+        unstick.adopt(module, device=device)
+    assert len(caught.value.names) == 2
+    assert 'reset_device_map()' in caught.value.remedy
+
+
 def test_offload_by_accelerate_is_refused(device):
     accelerate = pytest.importorskip('accelerate')
     module = nn.Sequential(nn.Linear(4, 4))
