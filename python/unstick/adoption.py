@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PER_CALL_BYTES = 1 << 20
 """A tensor that appears later, has no name that was adopted and is smaller than this belongs to a call."""
 
+IN_USE = 'in use by a call, taken in later'
+
 TIGHT_CHUNK_BYTES = 64 << 20
 
 OLDEST_TORCH = (2, 7)
@@ -218,11 +220,14 @@ class Adopter:
         tables = walk.library_tables()
         for name, component in components.items():
             assert component.module is not None
+            is_busy = component.is_in_use  # no new call begins while this thread holds the room's lock
             for found in walk.tensors(component.module):
                 if id(found.tensor) in outside:
                     component.need(outside[id(found.tensor)][0])
                     continue
                 reason = self._stays(component, found, regions)
+                if reason is None and is_busy:
+                    reason = IN_USE
                 if reason is None and id(found.tensor) in tables:
                     reason = f'a table of {tables[id(found.tensor)]} itself'
                 if reason == '':

@@ -22,11 +22,11 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from . import guards
-from ._unstick import BusyError, Lease, NotResidentError, OutOfDeviceMemoryError, Region
+from ._unstick import BusyError, CanceledError, Lease, NotResidentError, OutOfDeviceMemoryError, Region
 from .errors import EvictedError, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room
-from .storages import Group, move
+from .storages import Group, move, move_out
 
 if TYPE_CHECKING:
     from .model import Model
@@ -128,8 +128,8 @@ class Component:
         if not rest:
             return
         region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in rest))
-        self._keep(region)
-        done = 0
+        self._spans[region.address] = []
+        n_taken = len(report.taken)
         try:
             ready_bytes = 0
             for group in rest:
@@ -139,10 +139,14 @@ class Component:
                     # Only so far ahead: what lies behind was freed in the meantime.
                     ready_bytes = self._ready(region, max(end, ready_bytes + chunk_bytes))
                 self._move(group, region, offset, device, report)
-                done += 1
-        finally:
-            if not done:
-                self._drop(region)
+        except BaseException:
+            # Half a component could not come back by itself: all of it goes where it came from.
+            move_out(region, device)
+            del report.taken[n_taken:], self._spans[region.address]
+            raise
+        # Not before: an eviction that another thread asks for must not find it half filled.
+        self._owned.append(region)
+        self._regions.append(weakref.ref(region))
         if device.type == 'cuda':
             torch.cuda.current_stream(device).synchronize()
             torch.cuda.empty_cache()
@@ -171,29 +175,24 @@ class Component:
             live = {offset for offset, _ in region.tensors()}
             for offset, nbytes in self._spans.get(region.address, []):
                 if nbytes == rounded(group.nbytes) and not any(offset <= at < offset + nbytes for at in live):
-                    self._move(group, region, offset, device, report)
+                    try:
+                        with region.lease():  # no eviction takes it away meanwhile
+                            self._move(group, region, offset, device, report)
+                    except (BusyError, NotResidentError):
+                        return False
                     return True
         return False
 
     def _move(self, group: Group, region: Region, offset: int, device: torch.device, report: Adoption) -> None:
         move(group, region, offset, device)
-        spans = self._spans.setdefault(region.address, [])
-        if (offset, rounded(group.nbytes)) not in spans:
-            spans.append((offset, rounded(group.nbytes)))
+        span = offset, rounded(group.nbytes)
+        if span not in self._spans[region.address]:
+            self._spans[region.address].append(span)
         names = tuple(found.name for found in group.tensors)
         self.names.update(names)
         report.taken.append(Taken(self.name, group.name, names, group.nbytes))
         self._old += [(StorageWeakRef(storage.storage), storage.nbytes) for storage in group.storages]
         group.storages.clear()
-
-    def _keep(self, region: Region) -> None:
-        self._owned.append(region)
-        self._regions.append(weakref.ref(region))
-
-    def _drop(self, region: Region) -> None:
-        self._owned.remove(region)
-        self._regions = [ref for ref in self._regions if ref() is not region]
-        self._spans.pop(region.address, None)
 
     @property
     def still_held_bytes(self) -> int:
@@ -205,7 +204,9 @@ class Component:
         """Lets regions go in which no tensor lies any more."""
         for region in list(self._owned):
             if not region.tensors():
-                self._drop(region)
+                self._owned.remove(region)
+                self._regions = [ref for ref in self._regions if ref() is not region]
+                del self._spans[region.address]
 
     # --- moving ---
 
@@ -233,11 +234,18 @@ class Component:
         started = time.monotonic()
         guards.install(self)
         nbytes = copied = 0
-        tasks = [region.evict() for region in self.regions if region.state in ('resident', 'partial')]
-        for task in tasks:
-            result = task.wait()
-            nbytes += result['done_bytes']
-            copied += result['copied_bytes']
+        while tasks := [region.evict() for region in self.regions if region.state in ('resident', 'partial')]:
+            is_canceled = False
+            for task in tasks:
+                try:
+                    task.wait()
+                except CanceledError:  # by a call that came first: its end is waited for
+                    is_canceled = True
+                result = task.result()
+                nbytes += result['done_bytes']
+                copied += result['copied_bytes']
+            if not is_canceled:
+                break
         return Moved(nbytes, copied, time.monotonic() - started)
 
     def restore(self) -> Moved:
@@ -356,7 +364,12 @@ class Component:
         """A KeyboardInterrupt leaves no word behind: a use whose call is on no stack any more has ended."""
         if self._uses:
             frames = sys._current_frames()
-            self._uses[:] = [use for use in self._uses if use.is_running(frames)]
+            running = []
+            for use in self._uses:
+                if use.is_running(frames):
+                    running.append(use)
+            del frames  # this frame is among them: a cycle that would keep what all callers hold
+            self._uses[:] = running
         if not self._uses and self._leases:
             self._end_leases()
 

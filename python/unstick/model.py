@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ._unstick import OutOfDeviceMemoryError
-from .adoption import Adopter
+from .adoption import IN_USE, Adopter
 from .component import Component, GuardMode
 from .report import Adoption, Moved, size
 from .room import Room
@@ -76,7 +76,7 @@ class Model:
         A component that another model uses too stays, until that one is evicted as well.
         """
         started = time.monotonic()
-        shortage = self._refresh_if_room()
+        is_waiting = not self._refresh_if_room()
         kept = []
         nbytes = copied = 0
         self.is_evicted = True
@@ -87,10 +87,10 @@ class Model:
             moved = one.evict()
             nbytes += moved.nbytes
             copied += moved.copied_bytes
-        if shortage:  # now there is room for what has drifted
+        if is_waiting:  # now there is room, and calls have ended
             self.refresh()
-            for one in self.components.values():
-                if one.name not in kept:
+            for name, one in self.components.items():
+                if name not in kept:
                     nbytes += one.evict().nbytes
         return Moved(nbytes, copied, time.monotonic() - started, tuple(kept))
 
@@ -129,11 +129,12 @@ class Model:
         return report
 
     def _refresh_if_room(self) -> bool:
+        """True when everything lies in a region now."""
         try:
-            self.refresh()
+            report = self.refresh()
         except OutOfDeviceMemoryError:
-            return True
-        return False
+            return False
+        return not any(left.reason == IN_USE for left in report.left)
 
     @contextmanager
     def lease(self, *names: str) -> Iterator[None]:

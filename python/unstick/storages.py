@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ._unstick import Region
-from .walk import Found, refusal
+from .walk import Found, all_tensors, refusal
 
 
 @dataclass(slots=True)
@@ -103,6 +103,25 @@ def move(group: Group, region: Region, offset: int, device: torch.device) -> Non
         for tensor, storage in reversed(done):
             point(tensor, storage)
         raise
+
+
+def move_out(region: Region, device: torch.device) -> None:
+    """Lays every tensor of a region over memory of torch's own again."""
+    start, end = region.address, region.address + region.info()['bytes']
+    inside = [
+        Found('', 'alias', tensor)
+        for tensor in all_tensors()
+        if tensor.device == device and has_memory(tensor) and start <= tensor.untyped_storage().data_ptr() < end
+    ]
+    for group in by_range(by_storage(inside)):
+        whole = torch.empty(group.nbytes, dtype=torch.uint8, device=device)
+        for old in group.storages:
+            at = old.address - group.address
+            new = torch.from_dlpack(whole[at : at + old.nbytes]) if len(group.storages) > 1 else whole
+            with torch.no_grad():
+                new.copy_(old.as_bytes(device))
+            for found in old.tensors:
+                point(found.tensor, new.untyped_storage())
 
 
 def point(tensor: torch.Tensor, storage: torch.UntypedStorage) -> None:

@@ -334,15 +334,15 @@ def test_an_unknown_guard(device):
 
 def test_a_device_that_is_too_small():
     device = unstick.Device(unstick.Context(), 'host:64MiB', granule_bytes=1 << 20, limit_bytes=8 << 20)
-    module = nn.Linear(2048, 2048)
-    expected = module.weight.detach().clone()
+    module = nn.Sequential(*[nn.Linear(512, 512) for _ in range(10)])
+    x = torch.rand(1, 512)
+    expected = module(x).detach()
     with pytest.raises(unstick.OutOfDeviceMemoryError) as caught:
-        unstick.adopt(module, device=device)
+        unstick.adopt(module, device=device, tight=True)
     assert caught.value.required_bytes > caught.value.available_bytes
     del caught
-    assert torch.equal(module.weight, expected)
+    assert torch.equal(module(x), expected), 'it works as before'
     assert held(device) == 0
-    module(torch.rand(1, 2048))
 
 
 def test_a_torch_that_is_too_old(device, monkeypatch):
