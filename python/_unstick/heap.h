@@ -56,6 +56,8 @@ struct heap {
     struct heap_chunk *chunks;
     size_t n_chunks, n_chunks_allocated; /* a power of two */
     const struct heap_chunk *last_chunk;
+    uint32_t *slots; /* of all chunks: the number of the node at an address, + 1 */
+    size_t n_slot_chunks;
 
     uint32_t from;   /* whose references are being visited */
     uint32_t *queue; /* of rest_spread() */

@@ -88,10 +88,14 @@ PyMODINIT_FUNC PyInit__unstick(void)
 {
     PyTypeObject *types[] = { &py_context_type, &py_device_type, &py_region_type,
                               &py_lease_type,   &py_task_type,   &py_memory_type };
-    PyObject *module = PyModule_Create(&module_def);
+    PyObject *module = PyModule_Create(&module_def), *gc;
 
     if (!module)
         return NULL;
+    gc = PyImport_ImportModule("gc");
+    Py_XDECREF(gc);
+    if (!gc)
+        goto fail;
     for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++) {
         if (PyModule_AddType(module, types[i]) < 0)
             goto fail;

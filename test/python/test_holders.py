@@ -344,6 +344,55 @@ def test_an_object_that_the_collector_does_not_track():
     assert f"module {HERE} -> HELD -> [0] -> ['text']" in found
 
 
+THINGS = [None, 7, int, type, sys, print, (), Pipe, Pipe.forward, HELD]
+
+
+@pytest.mark.parametrize('thing', THINGS, ids=lambda thing: getattr(thing, '__name__', type(thing).__name__))
+def test_whatever_is_asked_for(thing):
+    if thing is not None:
+        assert str(unstick.holders(thing, limit=1000))
+    assert len(unstick.holders(thing, limit=3)) <= 3
+
+
+def test_other_threads_may_do_what_they_like():
+    may_end = threading.Event()
+
+    def churn():
+        own = threading.local()
+        while not may_end.is_set():
+            own.table = {'list': [own]}
+            generators = [(lambda x: (yield x))(index) for index in range(5)]
+            own.functions = [functools.partial(next, generator) for generator in generators]
+            own.values = [function() for function in own.functions]
+            try:
+                raise KeyError(generators)
+            except KeyError as error:
+                own.error = error
+            thread = threading.Thread(target=list, args=(range(10),))
+            thread.start()
+            thread.join()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=churn) for _ in range(3)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            pipe, reference = plant()
+            HELD.append(pipe)
+            del pipe
+            assert texts(reference) == [f'module {HERE} -> HELD -> [0]']
+            HELD.clear()
+            unstick.cycles(of=Pipe)
+            unstick.holders(sys)
+    finally:
+        may_end.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+
+
 def test_frozen_objects_hold_too():
     pipe, reference = plant()
     HELD.append([pipe])
