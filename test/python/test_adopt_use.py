@@ -103,6 +103,41 @@ def test_an_eviction_waits_for_the_call_of_another_thread(device):
     assert held(device) == 0
 
 
+def test_drift_during_a_call_is_taken_in_when_it_has_ended(device):
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1 << 16), requires_grad=False)
+
+        def forward(self):
+            self.weight.data = self.weight.data + 1
+            where = self.weight.data_ptr()
+            begun.set()
+            go_on.wait(10)
+            return where == self.weight.data_ptr()
+
+    module = Slow()
+    model = unstick.adopt(module, device=device)
+    results = []
+    call = threading.Thread(target=lambda: results.append(module()))
+    call.start()
+    assert begun.wait(10)
+    report = model.refresh()
+    assert [left.reason for left in report.left] == ['in use by a call, taken in later']
+    eviction = threading.Thread(target=model.evict)
+    eviction.start()
+    time.sleep(0.05)
+    go_on.set()
+    call.join(10)
+    eviction.join(10)
+    assert results == [True]
+    assert held(device) == 0
+    model.restore()
+    assert torch.equal(module.weight, torch.full((1 << 16,), 2.0))
+
+
 def test_evicting_from_inside_the_own_call_is_an_error(device):
     module = small()
     model = unstick.adopt(module, device=device)
