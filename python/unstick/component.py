@@ -23,7 +23,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from . import guards
 from ._unstick import BusyError, CanceledError, Lease, NotResidentError, OutOfDeviceMemoryError, Region
-from .errors import EvictedError, revoked
+from .errors import busy, evicted, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room
 from .storages import Group, move, move_out
@@ -230,7 +230,7 @@ class Component:
     def evict(self) -> Moved:
         """Evicts all of it, waiting for other threads' uses to end."""
         if any(use.thread == threading.get_ident() for use in self._live_uses()):
-            raise BusyError(f'{self.name} is in use by this very thread: it cannot be evicted from inside its own call')
+            raise busy(f'{self.name} is in use by this very thread: it cannot leave from inside its own call', 'evict')
         started = time.monotonic()
         guards.install(self)
         nbytes = copied = 0
@@ -280,7 +280,7 @@ class Component:
         self.check_usable(operation)
         if not self.is_resident:
             if self.guard == 'raise':
-                raise EvictedError(f'{operation}: {self.name} is evicted; call restore() first', operation)
+                raise evicted(f'{operation}: {self.name} is evicted; call restore() first', operation)
             _refuse_while_capturing(self)
             self.room.bring(self)
         else:
@@ -288,21 +288,23 @@ class Component:
 
     def enter(self, module: nn.Module | None, operation: str = 'forward') -> None:
         """Begins a use: resident from here on, and not moved until the matching leave()."""
-        while True:
-            busy = False
-            with self.room.lock:
-                if not self._leases:  # what is leased is resident, and its guards are gone
-                    self.come_back(operation)
-                try:
-                    for one in self.closure():
-                        one._begin(module)
-                    return
-                except (BusyError, NotResidentError):
-                    for one in self.closure():
-                        one._take_back(module)
-                    busy = True
-            if busy:  # an eviction that another thread asked for is under way
-                time.sleep(0.001)
+        while not self._try_to_enter(module, operation):
+            time.sleep(0.001)  # an eviction that another thread asked for is under way
+
+    def _try_to_enter(self, module: nn.Module | None, operation: str) -> bool:
+        with self.room.lock:
+            if not self._leases:  # what is leased is resident, and its guards are gone
+                self.come_back(operation)
+            begun: list[Component] = []
+            try:
+                for one in self.closure():
+                    one._begin(module)
+                    begun.append(one)
+            except (BusyError, NotResidentError):
+                for one in begun:
+                    one._take_back(module)
+                return False
+        return True
 
     def leave(self, module: nn.Module | None) -> None:
         with self.room.lock:
@@ -405,4 +407,4 @@ def current_stream(room: Room) -> int | None:
 
 def _refuse_while_capturing(component: Component) -> None:
     if current_stream(component.room) is None:
-        raise BusyError(f'{component.name} is evicted and a CUDA graph is being captured: restore() it before that')
+        raise busy(f'{component.name} is evicted and a CUDA graph is being captured: restore() it before', 'restore')

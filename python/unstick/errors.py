@@ -1,9 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exceptions that only Python can raise; the others come from the status map of the C library."""
+"""Exceptions that only Python raises, with the same fields as those that come from the status map of the C library."""
 
 from __future__ import annotations
 
-from ._unstick import InvalidArgumentError, NotResidentError, RevokedError, UnsupportedError
+from typing import TypeVar
+
+from ._unstick import BusyError, Error, InvalidArgumentError, NotResidentError, RevokedError, UnsupportedError
+
+_E = TypeVar('_E', bound=Error)
+
+
+def _filled(error: _E, status: int, status_name: str, operation: str) -> _E:
+    error.status = status
+    error.status_name = status_name
+    error.operation = operation
+    error.text = str(error)
+    error.native = error.required_bytes = error.available_bytes = 0
+    return error
 
 
 class AdoptError(InvalidArgumentError):
@@ -13,40 +26,24 @@ class AdoptError(InvalidArgumentError):
         super().__init__(f'{text}. {remedy}' if remedy else text)
         self.names = names
         self.remedy = remedy
-        self.text = text
-        self.status = -1
-        self.status_name = 'INVALID_ARGUMENT'
-        self.operation = 'adopt'
-        self.native = self.required_bytes = self.available_bytes = 0
+        _filled(self, -1, 'INVALID_ARGUMENT', 'adopt')
 
 
 class EvictedError(NotResidentError):
     """The component is evicted and was adopted with guard="raise"."""
 
-    def __init__(self, text: str, operation: str) -> None:
-        super().__init__(text)
-        self.text = text
-        self.status = -101
-        self.status_name = 'NOT_RESIDENT'
-        self.operation = operation
-        self.native = self.required_bytes = self.available_bytes = 0
+
+def evicted(text: str, operation: str) -> EvictedError:
+    return _filled(EvictedError(text), -101, 'NOT_RESIDENT', operation)
 
 
 def revoked(text: str, operation: str) -> RevokedError:
-    error = RevokedError(text)
-    error.text = text
-    error.status = -102
-    error.status_name = 'REVOKED'
-    error.operation = operation
-    error.native = error.required_bytes = error.available_bytes = 0
-    return error
+    return _filled(RevokedError(text), -102, 'REVOKED', operation)
 
 
 def unsupported(text: str, operation: str) -> UnsupportedError:
-    error = UnsupportedError(text)
-    error.text = text
-    error.status = -3
-    error.status_name = 'UNSUPPORTED'
-    error.operation = operation
-    error.native = error.required_bytes = error.available_bytes = 0
-    return error
+    return _filled(UnsupportedError(text), -3, 'UNSUPPORTED', operation)
+
+
+def busy(text: str, operation: str) -> BusyError:
+    return _filled(BusyError(text), -4, 'BUSY', operation)
