@@ -5,8 +5,8 @@
  * A tensor dies anywhere: on a thread without the GIL, under torch's allocator lock, after the interpreter. So the
  * deleter only counts down, atomically; the piece's reference to the region is dropped by the next call that comes
  * from Python, which finds by one atomic look whether there is anything to do. Pieces are records of their own on one
- * list under the GIL; a record holds the region (so the addresses stay) and the device object (so that the C device
- * and context stay).
+ * list under the GIL. A record holds the Region object, not only the C region: so whoever has but a weak reference to
+ * the Region can move it for as long as a tensor lies in it, and it goes with the last one.
  */
 #include "module.h"
 
@@ -38,8 +38,7 @@ struct dl_managed {
 #define MEMORY_DL_UINT 1
 
 struct piece {
-    struct unstick_region *region;
-    struct py_device *device;
+    struct py_region *region;
     uint64_t offset, bytes, address;
     int64_t shape;
     atomic_uint n_users; /* the Memory object, capsules, buffers */
@@ -120,10 +119,7 @@ void py_memory_sweep(void)
         struct piece *piece = dead;
 
         dead = piece->next;
-        Py_BEGIN_ALLOW_THREADS
-        unstick_region_unref(piece->region);
-        Py_END_ALLOW_THREADS
-        Py_DECREF(piece->device);
+        Py_DECREF(piece->region);
         free(piece);
     }
 }
@@ -143,8 +139,7 @@ PyObject *py_memory_new(struct py_region *region, uint64_t offset, uint64_t byte
         Py_XDECREF(self);
         return PyErr_NoMemory();
     }
-    piece->region = unstick_region_ref(region->region);
-    piece->device = (struct py_device *)Py_NewRef(region->device);
+    piece->region = (struct py_region *)Py_NewRef(region);
     piece->offset = offset;
     piece->bytes = bytes;
     piece->address = info.address + offset;
@@ -161,7 +156,7 @@ uint64_t py_memory_n_live(const struct py_region *region)
     uint64_t n = 0;
 
     for (const struct piece *piece = pieces; piece; piece = piece->next)
-        n += piece->region == region->region && atomic_load(&piece->n_users);
+        n += piece->region == region && atomic_load(&piece->n_users);
     return n;
 }
 
@@ -173,7 +168,7 @@ PyObject *py_memory_list(const struct py_region *region)
         PyObject *pair;
         int r;
 
-        if (piece->region != region->region || !atomic_load(&piece->n_users))
+        if (piece->region != region || !atomic_load(&piece->n_users))
             continue;
         pair = Py_BuildValue("(KK)", piece->offset, piece->bytes);
         r = pair ? PyList_Append(list, pair) : -1;
@@ -223,7 +218,7 @@ static PyObject *memory_dlpack(PyObject *object, PyObject *args, PyObject *kwarg
     managed->dl = (struct dl_managed){
         .tensor = {
             .data = (void *)(uintptr_t)piece->address,
-            .device = { piece->device->dl_type, piece->device->dl_id },
+            .device = { piece->region->device->dl_type, piece->region->device->dl_id },
             .n_dims = 1,
             .dtype = { MEMORY_DL_UINT, 8, 1 },
             .shape = &piece->shape,
@@ -243,7 +238,7 @@ static PyObject *memory_dlpack(PyObject *object, PyObject *args, PyObject *kwarg
 
 static PyObject *memory_dlpack_device(PyObject *object, PyObject *unused)
 {
-    const struct py_device *device = ((struct py_memory *)object)->piece->device;
+    const struct py_device *device = ((struct py_memory *)object)->piece->region->device;
 
     (void)unused;
     return Py_BuildValue("(ii)", device->dl_type, device->dl_id);
@@ -254,7 +249,7 @@ static int memory_get_buffer(PyObject *object, Py_buffer *view, int flags)
     struct piece *piece = ((struct py_memory *)object)->piece;
     int r;
 
-    if (!piece->device->is_host) {
+    if (!piece->region->device->is_host) {
         PyErr_SetString(PyExc_BufferError, "the memory of a GPU is no buffer; use DLPack");
         view->obj = NULL;
         return -1;
@@ -271,7 +266,7 @@ static PyObject *memory_repr(PyObject *object)
     if (!size)
         return NULL;
     repr = PyUnicode_FromFormat("<unstick.Memory: %U at offset %llu of a region on %U>", size,
-                                (unsigned long long)piece->offset, piece->device->spec);
+                                (unsigned long long)piece->offset, piece->region->device->spec);
     Py_DECREF(size);
     return repr;
 }

@@ -70,6 +70,7 @@ static PyMethodDef module_methods[] = {
     { "cycles", py_cycles, METH_VARARGS,
       "cycles(type): unreachable islands with an instance of type, as a list of dicts." },
     { "_at_exit", module_at_exit, METH_NOARGS, "Called once, by atexit." },
+    { "instances", py_instances, METH_O, "Every object of a type, or of one made from it, that the collector knows." },
     { 0 },
 };
 

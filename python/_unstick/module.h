@@ -96,6 +96,9 @@ PyObject *py_memory_list(const struct py_region *region);
 uint64_t py_memory_n_live(const struct py_region *region);
 void py_memory_sweep(void);
 
+/* instances.c */
+PyObject *py_instances(PyObject *module, PyObject *type);
+
 /* For "O&": a number of bytes; anything below 0, above 2^64 or not whole is an exception. */
 int py_parse_bytes(PyObject *object, void *ret_bytes);
 

@@ -38,28 +38,39 @@ from ._unstick import (
     UnsupportedError,
 )
 from ._unstick import version as __version__
+from .errors import AdoptError, EvictedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .adoption import adopt
+    from .component import Component
+    from .dismantling import dismantle
     from .heap import Chain, Cycle, Cycles, Holders, Step, cycles, holders
+    from .model import Model
 
 # What is imported when it is first asked for, and from where.
 _LATER = {
     'Chain': 'heap',
+    'Component': 'component',
     'Cycle': 'heap',
     'Cycles': 'heap',
     'Holders': 'heap',
+    'Model': 'model',
     'Step': 'heap',
+    'adopt': 'adoption',
     'cycles': 'heap',
+    'dismantle': 'dismantling',
     'holders': 'heap',
 }
 
 __all__ = [
+    'AdoptError',
     'BackupChangedError',
     'BadFormatError',
     'BusyError',
     'CanceledError',
     'Chain',
+    'Component',
     'ContentsChangingError',
     'Context',
     'Cycle',
@@ -69,6 +80,7 @@ __all__ = [
     'DriverError',
     'DriverTooOldError',
     'Error',
+    'EvictedError',
     'ForkedError',
     'Holders',
     'HostBudgetError',
@@ -77,6 +89,7 @@ __all__ = [
     'Lease',
     'Memory',
     'MismatchError',
+    'Model',
     'NoContentsError',
     'NoDeviceError',
     'NoSpaceError',
@@ -92,7 +105,9 @@ __all__ = [
     'TimedOutError',
     'UnsupportedError',
     '__version__',
+    'adopt',
     'cycles',
+    'dismantle',
     'holders',
 ]
 
@@ -101,7 +116,12 @@ def __getattr__(name: str) -> object:
     if name not in _LATER:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from importlib import import_module
+    from importlib.util import find_spec
 
+    if _LATER[name] != 'heap' and find_spec('torch') is None:
+        from .errors import unsupported
+
+        raise unsupported(f'unstick.{name} needs torch 2.7 or newer, and torch is not installed', name)
     value = globals()[name] = getattr(import_module(f'.{_LATER[name]}', __name__), name)
     return value
 

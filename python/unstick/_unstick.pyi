@@ -2,9 +2,13 @@
 # What the C extension gives. What the fields of a dict mean stands in the C headers, under the same names.
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, final
+from typing import Any, Literal, Self, TypedDict, TypeVar, final
+
+_T = TypeVar('_T')
 
 version: str
+
+def instances(type: type[_T], /) -> list[_T]: ...
 
 State = Literal['empty', 'resident', 'evicted', 'partial', 'revoked', 'poisoned']
 Tier = Literal['auto', 'pinned', 'pageable', 'file']

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import unstick
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 MIB = 1 << 20
 
@@ -46,3 +50,19 @@ def run_script() -> Callable[[str], str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def here() -> dict[str, str]:
+    """The environment of a subprocess that finds what this process found."""
+    return {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+
+
+@pytest.fixture
+def flux() -> Any:
+    """The module tiny_flux; what it imports takes a while, so only where a pipeline is needed."""
+    pytest.importorskip('bitsandbytes')
+    pytest.importorskip('diffusers')
+    import tiny_flux
+
+    return tiny_flux
