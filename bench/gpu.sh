@@ -43,6 +43,8 @@ cuda:*)
     ;;
 esac
 run doctor "$unstick" doctor
+UNSTICK_TEST_DEVICE=$device run reading "$build/test/monitor/reading-time"
+run reclaim "$build/examples/example-reclaim" "$device"
 run demo "$unstick" demo
 
 # Full size is what fits no small card: FLUX with T5 in 8-bit and in 4-bit, 17 and 10 GiB.

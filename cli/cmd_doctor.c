@@ -6,7 +6,6 @@
  */
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/math.h"
@@ -45,8 +44,10 @@ static void doctor_check_system(struct doctor *doctor)
                system->machine, system->is_container ? ", in a container" : "",
                system->is_wsl ? ", WSL2" : "");
     if (system->is_wsl)
-        doctor_add(doctor, DOCTOR_WARN, "wsl", "for the last tenths of speed run Linux itself",
-                   "the Windows driver pages GPU memory on its own and does not tell which process holds it");
+        doctor_add(doctor, DOCTOR_WARN, "wsl",
+                   "in the NVIDIA control panel prefer no system memory fallback, or run Linux itself",
+                   "the Windows driver moves GPU memory to system memory on its own, and does not tell which process "
+                   "holds it");
     doctor_add(doctor, DOCTOR_OK, "processors", NULL, "%u usable", system->n_cpus);
 }
 
@@ -76,9 +77,13 @@ static void doctor_check_memory(struct doctor *doctor)
                    "version 2, limited to %s, %s in use", usk_size_format(limit, memory.cgroup_limit_bytes),
                    usk_size_format(used, memory.cgroup_used_bytes));
     } else {
-        doctor_add(doctor, DOCTOR_OK, "cgroup", NULL, "%s",
-                   doctor->system.has_cgroup_v2 ? "version 2, no memory limit"
-                                                : "no version 2 hierarchy; limits of version 1 are not seen");
+        bool has_v2 = doctor->system.has_cgroup_v2;
+
+        /* Backups up to a limit that is not seen end with the kernel killing the process. */
+        doctor_add(doctor, has_v2 || !doctor->system.is_container ? DOCTOR_OK : DOCTOR_WARN, "cgroup",
+                   has_v2 ? NULL : "boot with systemd.unified_cgroup_hierarchy=1, or give a limit (--host-memory)",
+                   "%s", has_v2 ? "version 2, no memory limit"
+                                : "no version 2 hierarchy; limits of version 1 are not seen");
     }
 }
 
@@ -103,52 +108,6 @@ static void doctor_check_limits(struct doctor *doctor)
         doctor_add(doctor, DOCTOR_OK, "memlock", NULL,
                    "limit %s; memory pinned by the CUDA driver does not count",
                    usk_size_format(bytes, system->memlock_bytes));
-}
-
-/* True if the list of torch's allocator settings has this one, whatever its value. */
-static bool setting_is_there(const char *settings, const char *name)
-{
-    size_t length = strlen(name);
-
-    for (const char *p = settings; p && *p; p = strchr(p, ','), p = p ? p + 1 : NULL) {
-        p += strspn(p, " ");
-        if (!strncmp(p, name, length) && p[length] == ':')
-            return true;
-    }
-    return false;
-}
-
-static void doctor_check_torch(struct doctor *doctor)
-{
-    static const char *const names[] = { "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF",
-                                         "PYTORCH_ALLOC_CONF" };
-    const char *settings = NULL, *name = names[0];
-
-    /* The first one that is set wins; before torch 2.10 only the first name counts. */
-    for (size_t i = 0; !settings && i < sizeof(names) / sizeof(names[0]); i++) {
-        settings = getenv(names[i]);
-        name = settings ? names[i] : name;
-    }
-    if (!settings)
-        doctor_add(doctor, doctor->has_gpu ? DOCTOR_WARN : DOCTOR_OK, "torch settings",
-                   doctor->has_gpu
-                       ? "export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True before torch starts"
-                       : NULL,
-                   "%s is not set", name);
-    else if (setting_is_there(settings, "max_split_size_mb"))
-        doctor_add(doctor, DOCTOR_WARN, "torch settings",
-                   "take max_split_size_mb out: with it torch keeps up to twice the memory it uses",
-                   "%s=%.300s", name, settings);
-    else if (!strstr(settings, "expandable_segments:True"))
-        doctor_add(doctor, DOCTOR_WARN, "torch settings",
-                   "add expandable_segments:True: without it torch cannot give freed memory back",
-                   "%s=%.300s", name, settings);
-    else if (name != names[0])
-        doctor_add(doctor, DOCTOR_WARN, "torch settings",
-                   "before torch 2.10 only PYTORCH_CUDA_ALLOC_CONF counts: set both", "%s=%.300s", name,
-                   settings);
-    else
-        doctor_add(doctor, DOCTOR_OK, "torch settings", NULL, "%s=%.300s", name, settings);
 }
 
 int cmd_doctor(int argc, char **argv)

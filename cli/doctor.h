@@ -7,6 +7,8 @@
 
 #include "monitor/monitor.h"
 
+#define DOCTOR_GPUS_MAX 16
+
 /* What the checks of `unstick doctor` share. */
 enum doctor_level {
     DOCTOR_OK,
@@ -19,6 +21,7 @@ struct doctor {
     json_t *checks; /* NULL: lines are printed */
     bool has_failed;
     bool has_gpu;
+    char uuids[DOCTOR_GPUS_MAX][64]; /* of the GPUs that could be looked at; empty: not this one */
 };
 
 /* Reports one check. advice: what to change; NULL if nothing. */
@@ -27,5 +30,8 @@ void doctor_add(struct doctor *doctor, enum doctor_level level, const char *name
 
 /* doctor_gpu.c: the driver, its devices and their files. Creates no CUDA context. */
 void doctor_check_gpus(struct doctor *doctor);
+
+/* doctor_torch.c: the allocator settings in the environment. After the GPUs. */
+void doctor_check_torch(struct doctor *doctor);
 
 #endif

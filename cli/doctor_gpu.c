@@ -61,10 +61,19 @@ static void gpu_check_one(struct doctor *doctor, unsigned int ordinal)
                    error.text);
         return;
     }
-    doctor_add(doctor, DOCTOR_OK, name, NULL, "%s, %s, %s, compute capability %d.%d%s%s", info.name,
-               info.uuid, usk_size_format(size, info.total_bytes), info.compute_major, info.compute_minor,
-               strncmp(info.uuid, "MIG-", 4) ? "" : ", a MIG slice",
+    doctor_add(doctor, DOCTOR_OK, name, NULL, "%s, %s, %s, compute capability %d.%d%s", info.name, info.uuid,
+               usk_size_format(size, info.total_bytes), info.compute_major, info.compute_minor,
                info.is_integrated ? ", integrated" : "");
+    if (ordinal < DOCTOR_GPUS_MAX)
+        snprintf(doctor->uuids[ordinal], sizeof(doctor->uuids[ordinal]), "%s", info.uuid);
+    if (!strncmp(info.uuid, "MIG-", 4))
+        doctor_add(doctor, DOCTOR_OK, name, NULL,
+                   "a MIG slice: its memory is its own, and a process sees one slice; name it by its UUID "
+                   "(--device cuda:%s)",
+                   info.uuid);
+    if (info.is_integrated)
+        doctor_add(doctor, DOCTOR_WARN, name, NULL,
+                   "its memory is the machine's own: what is evicted into host memory frees nothing, files do");
     if (info.compute_mode == GPU_PROHIBITED)
         doctor_add(doctor, DOCTOR_FAIL, name, "nvidia-smi -c DEFAULT (as root)",
                    "its compute mode forbids CUDA");
@@ -106,6 +115,9 @@ static void gpu_check_driver(struct doctor *doctor)
     doctor_add(doctor, DOCTOR_OK, "driver", NULL, "for CUDA %d.%d%s%s", info.driver_version / 1000,
                info.driver_version % 1000 / 10, info.can_record_context ? ", fences without a thread" : "",
                info.can_checkpoint ? ", whole processes can be checkpointed" : "");
+    if (!info.can_checkpoint)
+        doctor_add(doctor, DOCTOR_OK, "driver", "install driver 570 or newer to hibernate whole processes",
+                   "no checkpoints of processes: evict and revoke are what there is");
     doctor->has_gpu = info.n_devices > 0;
     if (!info.n_devices)
         doctor_add(doctor, DOCTOR_WARN, "gpus", "unset CUDA_VISIBLE_DEVICES, or give the container a GPU",
@@ -122,6 +134,28 @@ static void gpu_check_visibility(struct doctor *doctor)
         doctor_add(doctor, *visible ? DOCTOR_OK : DOCTOR_WARN, "visibility",
                    *visible ? NULL : "unset CUDA_VISIBLE_DEVICES: while it is empty no GPU is seen",
                    "CUDA_VISIBLE_DEVICES=%.200s; cuda:0 is the first of them", visible);
+}
+
+/* What only NVML knows of one GPU. */
+static void gpu_check_sharing(struct doctor *doctor, struct usk_nvml *nvml, unsigned int ordinal)
+{
+    enum usk_nvml_virtualization kind = USK_NVML_BARE;
+    struct usk_holder holders[USK_HOLDERS_MAX];
+    char name[24], names[200];
+    size_t n = 0;
+
+    snprintf(name, sizeof(name), "cuda:%u", ordinal);
+    usk_nvml_virtualization(nvml, doctor->uuids[ordinal], &kind, NULL);
+    if (kind == USK_NVML_VGPU)
+        doctor_add(doctor, DOCTOR_WARN, name,
+                   "if virtual memory management is missing, ask for a profile of the compute series with unified "
+                   "memory (enable_uvm)",
+                   "a virtual GPU: what other machines hold of it is not told");
+    else if (kind == USK_NVML_PASSTHROUGH)
+        doctor_add(doctor, DOCTOR_OK, name, NULL, "a whole GPU, passed through to this virtual machine");
+    if (usk_nvml_holders(nvml, doctor->uuids[ordinal], holders, &n, NULL) == UNSTICK_OK && n)
+        doctor_add(doctor, DOCTOR_OK, name, NULL, "in use by %s",
+                   usk_holders_format(names, sizeof(names), holders, n, 3));
 }
 
 static void gpu_check_nvml(struct doctor *doctor)
@@ -142,6 +176,13 @@ static void gpu_check_nvml(struct doctor *doctor)
         doctor_add(doctor, DOCTOR_WARN, "nvml", NULL, "%s", error.text);
     else
         doctor_add(doctor, DOCTOR_OK, "nvml", NULL, "driver %s", version);
+    for (unsigned int i = 0; i < DOCTOR_GPUS_MAX; i++) {
+        if (doctor->uuids[i][0])
+            gpu_check_sharing(doctor, nvml, i);
+    }
+    if (doctor->has_gpu && doctor->system.is_container)
+        doctor_add(doctor, DOCTOR_OK, "nvml", "run the container with --pid=host to see who holds memory",
+                   "in a container: the driver's process numbers may be the host's");
     usk_nvml_close(nvml);
 }
 

@@ -77,7 +77,7 @@ struct unstick_attribution {
     uint64_t torch_cached_bytes;  /**< torch reserved - active - inactive_split */
     uint64_t torch_pinned_bytes;  /**< torch inactive_split */
     uint64_t others_bytes;        /**< the sum over other processes */
-    uint64_t context_bytes;       /**< this process's context */
+    uint64_t context_bytes;       /**< this process's context; without its source: what own_process_bytes leaves */
     int64_t unexplained_bytes;    /**< used less all of the above; negative when a source counts late or twice */
     unsigned int missing;         /**< enum unstick_source: what was not known */
     enum unstick_holder largest;  /**< who holds most */

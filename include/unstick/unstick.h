@@ -8,9 +8,12 @@
 #include <unstick/estimate.h>
 #include <unstick/export.h>
 #include <unstick/key.h>
+#include <unstick/metrics.h>
 #include <unstick/model.h>
+#include <unstick/monitor.h>
 #include <unstick/policy.h>
 #include <unstick/reading.h>
+#include <unstick/reclaim.h>
 #include <unstick/region.h>
 #include <unstick/status.h>
 #include <unstick/task.h>

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <unstick/monitor.h>
 #include <unstick/status.h>
 
 /*
@@ -50,7 +51,33 @@ int usk_nvml_driver_version(struct usk_nvml *nvml, char *text, size_t size, stru
 int usk_nvml_holders(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
                      size_t *ret_n, struct unstick_error *error);
 
+/* The same, and what this process holds there; *ret_own_bytes is 0 if it is not listed, which means that the list is
+ * in the numbers of another PID namespace, or that it holds nothing; UINT64_MAX if the amount is unknown. */
+int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
+                       size_t *ret_n, uint64_t *ret_own_bytes, struct unstick_error *error);
+
+/* How a GPU reaches this machine. */
+enum usk_nvml_virtualization {
+    USK_NVML_BARE = 0,
+    USK_NVML_PASSTHROUGH = 1, /* a whole GPU in a virtual machine */
+    USK_NVML_VGPU = 2,        /* a share of one */
+};
+
+/* UNSTICK_UNSUPPORTED where NVML does not say. */
+int usk_nvml_virtualization(struct usk_nvml *nvml, const char *uuid, enum usk_nvml_virtualization *ret_kind,
+                            struct unstick_error *error);
+
+/* --- the monitor (monitor.c) --- */
+
+/* As unstick_monitor_new(), with another NVML; NULL for the driver's own. */
+int usk_monitor_new(const char *nvml, struct unstick_monitor **ret_monitor, struct unstick_error *error);
+/* Adds the other processes on a GPU to a reading, if they are known. */
+void usk_monitor_processes(struct unstick_monitor *monitor, const char *uuid, struct unstick_reading *reading);
+
 /* --- the system (system.c) --- */
+
+/* Resident memory of this process; 0 if it cannot be read. */
+uint64_t usk_system_process_bytes(const char *root);
 
 struct usk_system {
     char os[96];         /* "Debian GNU/Linux 12 (bookworm)" */

@@ -37,6 +37,7 @@ struct usk_nvml {
     int (*device_by_uuid)(const char *uuid, void **ret_device);
     nvml_processes_fn compute_processes;
     nvml_processes_fn graphics_processes; /* may be missing */
+    int (*virtualization_mode)(void *device, int *ret_mode); /* may be missing */
 };
 
 static int nvml_fail(const struct usk_nvml *nvml, struct unstick_error *error, int status,
@@ -67,6 +68,7 @@ static bool nvml_load(struct usk_nvml *nvml)
               "nvmlDeviceGetComputeRunningProcesses_v2");
     NVML_LOAD(graphics_processes, "nvmlDeviceGetGraphicsRunningProcesses_v3",
               "nvmlDeviceGetGraphicsRunningProcesses_v2");
+    NVML_LOAD(virtualization_mode, "nvmlDeviceGetVirtualizationMode", NULL);
 #undef NVML_LOAD
     return nvml->init && nvml->shutdown && nvml->error_text && nvml->driver_version && nvml->device_by_uuid &&
            nvml->compute_processes;
@@ -134,7 +136,8 @@ static bool holders_have(const struct usk_holder *holders, size_t n, int pid)
 }
 
 static int nvml_add_processes(struct usk_nvml *nvml, nvml_processes_fn list, void *device,
-                              struct usk_holder *holders, size_t *n, struct unstick_error *error)
+                              struct usk_holder *holders, size_t *n, uint64_t *own_bytes,
+                              struct unstick_error *error)
 {
     struct nvml_process processes[NVML_MAX_PROCESSES];
     unsigned int n_processes = NVML_MAX_PROCESSES;
@@ -146,6 +149,8 @@ static int nvml_add_processes(struct usk_nvml *nvml, nvml_processes_fn list, voi
     for (unsigned int i = 0; i < n_processes && *n < USK_HOLDERS_MAX; i++) {
         struct usk_holder holder = { .pid = (int)processes[i].pid };
 
+        if (holder.pid == usk_os_pid())
+            *own_bytes = processes[i].used_bytes;
         if (holder.pid == usk_os_pid() || holders_have(holders, *n, holder.pid))
             continue;
         if (processes[i].used_bytes != NVML_NOT_AVAILABLE)
@@ -159,6 +164,15 @@ static int nvml_add_processes(struct usk_nvml *nvml, nvml_processes_fn list, voi
 int usk_nvml_holders(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
                      size_t *ret_n, struct unstick_error *error)
 {
+    uint64_t own_bytes;
+
+    return usk_nvml_processes(nvml, uuid, holders, ret_n, &own_bytes, error);
+}
+
+int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
+                       size_t *ret_n, uint64_t *ret_own_bytes, struct unstick_error *error)
+{
+    uint64_t own_bytes = 0;
     void *device;
     size_t n = 0;
     int status, r;
@@ -166,13 +180,35 @@ int usk_nvml_holders(struct usk_nvml *nvml, const char *uuid, struct usk_holder 
     status = nvml->device_by_uuid(uuid, &device);
     if (status != NVML_SUCCESS)
         return nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByUUID");
-    r = nvml_add_processes(nvml, nvml->compute_processes, device, holders, &n, error);
+    r = nvml_add_processes(nvml, nvml->compute_processes, device, holders, &n, &own_bytes, error);
     /* A GPU without a display engine refuses the second question. */
     if (r == UNSTICK_OK && nvml->graphics_processes)
-        nvml_add_processes(nvml, nvml->graphics_processes, device, holders, &n, NULL);
+        nvml_add_processes(nvml, nvml->graphics_processes, device, holders, &n, &own_bytes, NULL);
     if (r < 0)
         return r;
     usk_holders_sort(holders, n);
     *ret_n = n;
+    *ret_own_bytes = own_bytes;
+    return UNSTICK_OK;
+}
+
+int usk_nvml_virtualization(struct usk_nvml *nvml, const char *uuid, enum usk_nvml_virtualization *ret_kind,
+                            struct unstick_error *error)
+{
+    void *device;
+    int status, mode = 0;
+
+    if (!nvml->virtualization_mode)
+        return usk_error_set(error, UNSTICK_UNSUPPORTED, 0, "nvmlDeviceGetVirtualizationMode",
+                             "this NVML does not say how a GPU is virtualized");
+    status = nvml->device_by_uuid(uuid, &device);
+    if (status != NVML_SUCCESS)
+        return nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByUUID");
+    status = nvml->virtualization_mode(device, &mode);
+    /* Slices of a GPU refuse the question; modes above these are those of a hypervisor's own side. */
+    if (status != NVML_SUCCESS || mode < USK_NVML_BARE || mode > USK_NVML_VGPU)
+        return usk_error_set(error, UNSTICK_UNSUPPORTED, status, "nvmlDeviceGetVirtualizationMode",
+                             "NVML does not say how %s is virtualized", uuid);
+    *ret_kind = (enum usk_nvml_virtualization)mode;
     return UNSTICK_OK;
 }

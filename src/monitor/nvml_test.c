@@ -79,6 +79,28 @@ static void test_failures(void **unused)
     usk_nvml_close(nvml);
 }
 
+static void test_virtualization(void **unused)
+{
+    enum usk_nvml_virtualization kind = USK_NVML_PASSTHROUGH;
+    struct usk_nvml *nvml;
+
+    (void)unused;
+    assert_int_equal(usk_nvml_open(FAKE_NVML, &nvml, NULL), UNSTICK_OK);
+    assert_int_equal(usk_nvml_virtualization(nvml, "GPU-0", &kind, NULL), UNSTICK_OK);
+    assert_int_equal(kind, USK_NVML_BARE);
+    setenv("FAKE_NVML_VIRTUALIZATION", "2", 1);
+    assert_int_equal(usk_nvml_virtualization(nvml, "GPU-0", &kind, NULL), UNSTICK_OK);
+    assert_int_equal(kind, USK_NVML_VGPU);
+    setenv("FAKE_NVML_VIRTUALIZATION", "3", 1);
+    assert_int_equal(usk_nvml_virtualization(nvml, "GPU-0", &kind, NULL), UNSTICK_UNSUPPORTED);
+    unsetenv("FAKE_NVML_VIRTUALIZATION");
+    setenv("FAKE_NVML_FAILS", "virtualization", 1);
+    assert_int_equal(usk_nvml_virtualization(nvml, "GPU-0", &kind, NULL), UNSTICK_UNSUPPORTED);
+    assert_int_equal(usk_nvml_virtualization(nvml, "GPU-unknown", &kind, NULL), UNSTICK_DRIVER);
+    assert_int_equal(kind, USK_NVML_VGPU);
+    usk_nvml_close(nvml);
+}
+
 static void test_absent(void **unused)
 {
     struct unstick_error error;
@@ -97,6 +119,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_holders, setup),
         cmocka_unit_test_setup(test_failures, setup),
+        cmocka_unit_test_setup(test_virtualization, setup),
         cmocka_unit_test_setup(test_absent, setup),
     };
 

@@ -204,3 +204,36 @@ int usk_system_holders(const char *root, struct usk_holder holders[USK_HOLDERS_M
     *ret_n = n;
     return UNSTICK_OK;
 }
+
+uint64_t usk_system_process_bytes(const char *root)
+{
+    unsigned long long pages;
+    char text[128];
+
+    if (!file_read(root, "/proc/self/statm", text, sizeof(text)) || sscanf(text, "%*u %llu", &pages) != 1)
+        return 0;
+    return pages * usk_os_page_bytes();
+}
+
+int unstick_system_read(struct unstick_system_reading *reading, struct unstick_error *error)
+{
+    struct usk_os_memory memory;
+    int r;
+
+    if (!reading || reading->size < sizeof(*reading))
+        return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "unstick_system_read", "reading->size is not set");
+    r = usk_os_memory(&memory, error);
+    if (r < 0)
+        return r;
+    *reading = (struct unstick_system_reading) {
+        .size = reading->size,
+        .total_bytes = memory.total_bytes,
+        .available_bytes = memory.available_bytes,
+        .process_bytes = usk_system_process_bytes(""),
+    };
+    if (memory.cgroup_limit_bytes != UINT64_MAX) {
+        reading->cgroup_limit_bytes = memory.cgroup_limit_bytes;
+        reading->cgroup_used_bytes = memory.cgroup_used_bytes;
+    }
+    return UNSTICK_OK;
+}

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A libnvidia-ml.so.1 with the same processes on every GPU; FAKE_NVML_FAILS names the call that fails. */
+/* A libnvidia-ml.so.1 with the same processes on every GPU; FAKE_NVML_FAILS names the call that fails,
+ * FAKE_NVML_VIRTUALIZATION is the mode of every GPU. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@ int nvmlSystemGetDriverVersion(char *text, unsigned int size);
 int nvmlDeviceGetHandleByUUID(const char *uuid, void **ret_device);
 int nvmlDeviceGetComputeRunningProcesses_v2(void *device, unsigned int *n, struct process *processes);
 int nvmlDeviceGetGraphicsRunningProcesses_v3(void *device, unsigned int *n, struct process *processes);
+int nvmlDeviceGetVirtualizationMode(void *device, int *ret_mode);
 
 static int failure_of(const char *name)
 {
@@ -61,6 +63,8 @@ int nvmlDeviceGetComputeRunningProcesses_v2(void *device, unsigned int *n, struc
     (void)device;
     processes[0] = (struct process){ .pid = (unsigned int)getppid(), .used_bytes = 1ULL << 30 };
     processes[1] = (struct process){ .pid = (unsigned int)getpid(), .used_bytes = 5ULL << 30 };
+    if (failure_of("namespace"))
+        processes[1].pid = 2147483644;
     processes[2] = (struct process){ .pid = 2147483646, .used_bytes = 2ULL << 30 };
     processes[3] = (struct process){ .pid = 2147483647, .used_bytes = ~0ULL };
     *n = 4;
@@ -74,4 +78,13 @@ int nvmlDeviceGetGraphicsRunningProcesses_v3(void *device, unsigned int *n, stru
     processes[1] = (struct process){ .pid = 2147483645, .used_bytes = 3ULL << 30 };
     *n = 2;
     return failure_of("graphics");
+}
+
+int nvmlDeviceGetVirtualizationMode(void *device, int *ret_mode)
+{
+    const char *mode = getenv("FAKE_NVML_VIRTUALIZATION");
+
+    (void)device;
+    *ret_mode = mode ? atoi(mode) : 0;
+    return failure_of("virtualization");
 }

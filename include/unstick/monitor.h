@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * Monitoring: readings of a device, of its processes and of the machine. Each reads what is there now; nothing is
+ * sampled in the background. What cannot be read is left out, never guessed.
+ */
+#ifndef UNSTICK_MONITOR_H
+#define UNSTICK_MONITOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <unstick/device.h>
+#include <unstick/export.h>
+#include <unstick/reading.h>
+#include <unstick/status.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Knows who else uses the devices: holds the driver's management library (NVML) open. One thread at a time. */
+struct unstick_monitor;
+
+/**
+ * Makes a monitor. Without NVML (WSL2, containers without the utility capability) it is made all the same, and knows
+ * no processes. @param ret_monitor written on success; unstick_monitor_free() it. @return UNSTICK_OK or
+ * UNSTICK_OUT_OF_HOST_MEMORY.
+ */
+UNSTICK_EXPORT int unstick_monitor_new(struct unstick_monitor **ret_monitor, struct unstick_error *error);
+
+/** Frees a monitor. NULL is allowed; returns NULL. */
+UNSTICK_EXPORT struct unstick_monitor *unstick_monitor_free(struct unstick_monitor *monitor);
+
+/**
+ * Reads a device: the driver's figures, our accounts, and with a monitor the other processes. One driver call and two
+ * of NVML. What only the host knows (torch's statistics, the context's size) the host adds, with its source's bit.
+ * @param monitor NULL: without processes; a host device has none. @param now_ns for taken_ns; 0: the library's own
+ * monotonic clock. @param reading size set by the caller; its processes belong to the monitor and live until it is used
+ * again or freed. @return UNSTICK_OK; UNSTICK_DEVICE_LOST (the accounts are still written);
+ * UNSTICK_INVALID_ARGUMENT, UNSTICK_FORKED or another failure of the driver (nothing is written).
+ */
+UNSTICK_EXPORT int unstick_device_reading(struct unstick_device *dev, struct unstick_monitor *monitor, uint64_t now_ns,
+                                          struct unstick_reading *reading, struct unstick_error *error);
+
+/** The machine's memory at one moment. */
+struct unstick_system_reading {
+    size_t size;                 /**< sizeof(struct unstick_system_reading), set by the caller */
+    uint64_t total_bytes;        /**< MemTotal */
+    uint64_t available_bytes;    /**< MemAvailable */
+    uint64_t cgroup_limit_bytes; /**< lowest memory.max of this process's cgroups (version 2); 0: none */
+    uint64_t cgroup_used_bytes;  /**< in use of that one, without file pages it can drop; 0 if there is no limit */
+    uint64_t process_bytes;      /**< resident memory of this process */
+};
+
+/** Reads the machine's memory; a few small files. Any thread. @return UNSTICK_OK, UNSTICK_UNSUPPORTED (no /proc),
+ * UNSTICK_INVALID_ARGUMENT. */
+UNSTICK_EXPORT int unstick_system_read(struct unstick_system_reading *reading, struct unstick_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

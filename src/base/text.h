@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef USK_BASE_TEXT_H
+#define USK_BASE_TEXT_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Text that is put together piece by piece in the caller's buffer: always terminated, cut where the buffer ends. */
+struct usk_text {
+    char *buffer;
+    size_t size;    /* of the buffer, at least 1 */
+    size_t length;  /* what all of it would take, as with snprintf: is_cut is length >= size */
+};
+
+void usk_text_init(struct usk_text *text, char *buffer, size_t size);
+void usk_text_add(struct usk_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static inline bool usk_text_is_cut(const struct usk_text *text)
+{
+    return text->length >= text->size;
+}
+
+#endif
