@@ -82,6 +82,11 @@ void bench_arena_free(struct bench *bench, struct usk_arena *arena);
 /* Waits until what was submitted to the lane is done. */
 int bench_lane_wait(struct bench *bench, enum usk_lane lane, struct unstick_error *error);
 
+/* Waits until what was freed has been dealt with. A driver clears freed memory in the background, with the engine that
+ * copies to the device: for 20 ms after 16 GiB were freed a plain copy runs slower, too. A model that comes back after
+ * it was of no use for a while does not meet that. */
+void bench_settle(struct bench *bench);
+
 /* The plain driver copy: between an arena and a buffer, a granule at a time on one stream. */
 int bench_copy(struct bench *bench, struct bench_buffer *buffer, struct usk_arena *arena, enum usk_lane lane,
                double *ret_s, struct unstick_error *error);
@@ -98,5 +103,6 @@ int bench_buffer_copy_fresh(struct bench *bench, struct bench_buffer *buffer, st
 int bench_link(struct bench *bench, struct unstick_error *error); /* bench_link.c: link, pinning, hash */
 int bench_move(struct bench *bench, struct unstick_error *error); /* bench_move.c: evict, restore, switch */
 int bench_load(struct bench *bench, struct unstick_error *error); /* bench_load.c */
+int bench_beside(struct bench *bench, struct unstick_error *error); /* bench_beside.c: what others feel of it */
 
 #endif

@@ -13,6 +13,7 @@
 #include "bench.h"
 
 #define BENCH_WAIT_MS 1
+#define BENCH_SETTLE_US 50000
 
 int bench_granule_fill(struct bench *bench, struct bench_buffer *buffer, uint32_t index,
                        struct unstick_error *error)
@@ -171,6 +172,12 @@ int bench_lane_wait(struct bench *bench, enum usk_lane lane, struct unstick_erro
         usk_os_event_drain(bench->ctx->event_fd);
     }
     return r;
+}
+
+void bench_settle(struct bench *bench)
+{
+    if (!bench->is_host)
+        usk_os_pause_us(BENCH_SETTLE_US);
 }
 
 int bench_copy(struct bench *bench, struct bench_buffer *buffer, struct usk_arena *arena, enum usk_lane lane,

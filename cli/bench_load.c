@@ -197,12 +197,12 @@ static int restore_file(struct bench *bench, void *state_pointer, double *ret_s,
     uint64_t started_ns;
     int r;
 
-    (void)bench;
     r = unstick_region_evict(state->region, NULL, &task, error);
     if (r == UNSTICK_OK)
         r = load_wait(task, error);
     if (r < 0)
         return r;
+    bench_settle(bench);
     started_ns = usk_clock_now_ns();
     r = unstick_region_restore(state->region, NULL, &task, error);
     if (r == UNSTICK_OK)

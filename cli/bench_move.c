@@ -163,13 +163,21 @@ static int evict_dirty(struct bench *bench, void *state_pointer, double *ret_s, 
     return r < 0 ? r : move_time(move_evict, state->region, ret_s, error);
 }
 
-static int restore_pinned(struct bench *bench, void *state_pointer, double *ret_s,
-                          struct unstick_error *error)
+static int restore_at_once(struct bench *bench, void *state_pointer, double *ret_s, struct unstick_error *error)
 {
     struct bench_move *state = state_pointer;
     int r = move_evict(state->region, error);
 
     (void)bench;
+    return r < 0 ? r : move_time(move_restore, state->region, ret_s, error);
+}
+
+static int restore_pinned(struct bench *bench, void *state_pointer, double *ret_s, struct unstick_error *error)
+{
+    struct bench_move *state = state_pointer;
+    int r = move_evict(state->region, error);
+
+    bench_settle(bench);
     return r < 0 ? r : move_time(move_restore, state->region, ret_s, error);
 }
 
@@ -250,6 +258,11 @@ static int move_run_one_region(struct bench *bench, struct unstick_error *error)
           .reference = up,
           .ours = restore_pinned,
           .theirs = reference_up },
+        { .name = "restore-at-once",
+          .what = "the same, while the driver still clears what was just freed",
+          .reference = up,
+          .ours = restore_at_once,
+          .theirs = reference_up },
     };
     struct bench_move state = { 0 };
     int r;
@@ -304,7 +317,8 @@ static int move_run_switch(struct bench *bench, struct unstick_error *error)
 
 int bench_move(struct bench *bench, struct unstick_error *error)
 {
-    static const char *const names[] = { "evict-unchanged", "evict-first", "evict-dirty", "restore-pinned" };
+    static const char *const names[] = { "evict-unchanged", "evict-first", "evict-dirty", "restore-pinned",
+                                         "restore-at-once" };
     bool is_wanted = false;
     int r = UNSTICK_OK;
 

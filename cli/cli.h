@@ -22,6 +22,7 @@ enum cli_exit {
     CLI_EXIT_USAGE = 2,
 };
 
+int cmd_allocconf(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);

@@ -33,7 +33,7 @@ static const char *const names[] = {
     "link-up",         "link-down",   "pin",         "hash",
     "load-pinned",     "load-file",   "load-cold",   "restore-file",
     "evict-unchanged", "evict-first", "evict-dirty", "restore-pinned",
-    "switch",
+    "restore-at-once", "switch",      "beside-backup", "beside-evict",
 };
 #define N_NAMES (sizeof(names) / sizeof(names[0]))
 
@@ -256,7 +256,9 @@ static int bench_run(struct bench *bench, struct unstick_error *error)
 
     if (r == UNSTICK_OK)
         r = bench_load(bench, error);
-    return r == UNSTICK_OK ? bench_move(bench, error) : r;
+    if (r == UNSTICK_OK)
+        r = bench_move(bench, error);
+    return r == UNSTICK_OK ? bench_beside(bench, error) : r;
 }
 
 static void bench_finish(const struct bench *bench, const struct unstick_device_info *info)

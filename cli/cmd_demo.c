@@ -241,7 +241,7 @@ static int demo_pick_scale(struct demo *demo, struct unstick_error *error)
     r = usk_error_set(error, demo->is_full ? UNSTICK_NO_SPACE : UNSTICK_OUT_OF_HOST_MEMORY, 0, "demo",
                       "%s is too small for the demo's models: %s needed, %s there%s", shortage,
                       usk_size_format(required, required_bytes), usk_size_format(available, available_bytes),
-                      demo->is_full ? "; leave --full out" : "");
+                      demo->is_full ? "; leave --full out" : "; free some, or name another with --device or --dir");
     usk_error_shortage(error, required_bytes, available_bytes);
     return r;
 }

@@ -274,8 +274,8 @@ int cmd_plan(int argc, char **argv)
           &plan.max_wait_ms, NULL, 0, 0 },
         { "allow-low-memory", NULL, "load even if memory is short", CLI_FLAG, &plan.allow_low_memory, NULL, 0, 0 },
         { "workflow", "FILE",
-          "instead of one request: which models of a workload fit\ntogether, what each switch costs, and the order that\n"
-          "moves fewest bytes",
+          "instead of one request: which models of a workload fit\ntogether, what each switch costs, and the order\n"
+          "that moves fewest bytes",
           CLI_TEXT, &plan.workflow, NULL, 0, 0 },
     };
     const struct cli_usage usage = {
@@ -293,7 +293,8 @@ int cmd_plan(int argc, char **argv)
         return cli_fail_usage("takes --request KEY or --workflow FILE; see `unstick plan --help`");
     exit_code = described_init(&described, &plan.described);
     if (!exit_code)
-        exit_code = plan.workflow ? plan_advise(&plan, &described.snapshot) : plan_decide(&plan, &described.snapshot);
+        exit_code = plan.workflow ? plan_advise(&plan, &described.snapshot)
+                                  : plan_decide(&plan, &described.snapshot);
     described_fini(&described);
     return exit_code;
 }

@@ -4,7 +4,6 @@
  * and measured without a download. The work is in src/model/flux*.c; this says what was asked and what came
  * of it.
  */
-#include <signal.h>
 #include <stdio.h>
 
 #include "base/clock.h"
@@ -122,8 +121,6 @@ int cmd_synth(int argc, char **argv)
 
     if (!cli_parse(&usage, argc, argv, &operand, &exit_code))
         return exit_code;
-    /* A limit on file sizes is a failed write, to be cleaned up after. */
-    signal(SIGXFSZ, SIG_IGN);
     flux.variant = synth.model;
     flux.quant = synth.quant;
     flux.scale = synth.scale;

@@ -116,7 +116,7 @@ static void gpu_check_driver(struct doctor *doctor)
                info.driver_version % 1000 / 10, info.can_record_context ? ", fences without a thread" : "",
                info.can_checkpoint ? ", whole processes can be checkpointed" : "");
     if (!info.can_checkpoint)
-        doctor_add(doctor, DOCTOR_OK, "driver", "install driver 570 or newer to hibernate whole processes",
+        doctor_add(doctor, DOCTOR_OK, "hibernation", "install driver 570 or newer to hibernate whole processes",
                    "no checkpoints of processes: evict and revoke are what there is");
     doctor->has_gpu = info.n_devices > 0;
     if (!info.n_devices)
@@ -181,7 +181,7 @@ static void gpu_check_nvml(struct doctor *doctor)
             gpu_check_sharing(doctor, nvml, i);
     }
     if (doctor->has_gpu && doctor->system.is_container)
-        doctor_add(doctor, DOCTOR_OK, "nvml", "run the container with --pid=host to see who holds memory",
+        doctor_add(doctor, DOCTOR_OK, "container", "run the container with --pid=host to see who holds memory",
                    "in a container: the driver's process numbers may be the host's");
     usk_nvml_close(nvml);
 }

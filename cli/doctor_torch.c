@@ -1,72 +1,98 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The part of `unstick doctor` that looks at torch's allocator settings: which variable is in force, and what in it does
- * harm. It reads the environment, which is the command line's to do and never the library's.
+ * The part of `unstick doctor` that looks at torch's allocator settings: which variable is in force, and what in it
+ * does harm. It reads the environment, which is the command line's to do and never the library's. Which torch will read
+ * the string is not known here: it is read by the rules of the newest, and what stops an older one is said.
  */
 #include <stdlib.h>
 #include <string.h>
 
+#include <unstick/allocconf.h>
+
+#include "base/text.h"
 #include "doctor.h"
 
-#define TORCH_RECOMMENDED "expandable_segments:True"
+#define TORCH_EXPANDABLE "expandable_segments"
+#define TORCH_RECOMMENDED TORCH_EXPANDABLE ":True"
 
-/* What to say about a string: level and advice. One place, so that a parser that knows torch's versions can take over. */
-struct torch_judgement {
-    enum doctor_level level;
-    const char *advice;
-};
-
-/* True if the list of settings has this one, whatever its value. */
-static bool torch_setting_is_there(const char *settings, const char *name)
+static void torch_advise(struct usk_text *advice, const char *what)
 {
-    size_t length = strlen(name);
+    usk_text_add(advice, "%s%s", advice->length ? "; " : "", what);
+}
 
-    for (const char *p = settings; p && *p; p = strchr(p, ','), p = p ? p + 1 : NULL) {
-        p += strspn(p, " ");
-        if (!strncmp(p, name, length) && p[length] == ':')
-            return true;
+static bool torch_is_expandable(const struct unstick_allocconf *conf)
+{
+    for (size_t i = 0; i < conf->n_entries; i++) {
+        const struct unstick_allocconf_entry *entry = &conf->entries[i];
+
+        if (!strcmp(entry->key->name, TORCH_EXPANDABLE) && !entry->is_overridden)
+            return entry->number;
     }
     return false;
 }
 
-static struct torch_judgement torch_judge(const char *settings)
+/* What to change in a string, and how urgent that is. */
+static enum doctor_level torch_judge(const char *settings, bool is_uncached, struct usk_text *advice)
 {
-    bool is_expandable = strstr(settings, TORCH_RECOMMENDED);
+    static struct unstick_allocconf conf;
+    struct unstick_allocconf_input input = {
+        .size = sizeof(input),
+        .text = settings,
+        .torch = UNSTICK_TORCH_NEWEST,
+        .is_caching_disabled = is_uncached,
+    };
+    enum doctor_level level;
+    int r;
 
-    if (torch_setting_is_there(settings, "max_split_size_mb"))
-        return (struct torch_judgement) { DOCTOR_WARN, "take max_split_size_mb out: with it torch keeps up to twice "
-                                                       "the memory it uses" };
-    if (!is_expandable)
-        return (struct torch_judgement) { DOCTOR_WARN, "add expandable_segments:True: without it torch cannot give "
-                                                       "freed memory back" };
-    if (torch_setting_is_there(settings, "garbage_collection_threshold"))
-        return (struct torch_judgement) { DOCTOR_OK, "garbage_collection_threshold does nothing with expandable "
-                                                     "segments: it can go" };
-    return (struct torch_judgement) { DOCTOR_OK, NULL };
+    conf.size = sizeof(conf);
+    r = unstick_allocconf_parse(&input, &conf);
+    if (r < 0 && r != UNSTICK_BAD_FORMAT) {
+        torch_advise(advice, unstick_status_text(r));
+        return DOCTOR_WARN;
+    }
+    for (size_t i = 0; i < conf.n_errors && i < UNSTICK_ALLOCCONF_NOTES_MAX; i++)
+        torch_advise(advice, conf.errors[i].text);
+    for (size_t i = 0; i < conf.n_warnings && i < UNSTICK_ALLOCCONF_NOTES_MAX; i++)
+        torch_advise(advice, conf.warnings[i].text);
+    if (!conf.n_errors && !torch_is_expandable(&conf))
+        torch_advise(advice, "add " TORCH_RECOMMENDED ": without it torch cannot give freed memory back");
+    level = advice->length ? DOCTOR_WARN : DOCTOR_OK;
+    for (size_t i = 0; i < conf.n_entries; i++) {
+        const struct unstick_allocconf_key *key = conf.entries[i].key;
+
+        if (key->since > UNSTICK_TORCH_OLDEST)
+            usk_text_add(advice, "%s%s stops torch before %u.%u", advice->length ? "; " : "", key->name,
+                         key->since / 1000, key->since % 1000);
+    }
+    return level;
 }
 
 void doctor_check_torch(struct doctor *doctor)
 {
-    static const char *const names[] = { "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF" };
-    const char *settings = NULL, *name = names[0], *uncached = getenv("PYTORCH_NO_CUDA_MEMORY_CACHING");
-    struct torch_judgement judgement;
+    const struct unstick_allocconf_environment environment = {
+        .size = sizeof(environment),
+        .cuda = getenv("PYTORCH_CUDA_ALLOC_CONF"),
+        .hip = getenv("PYTORCH_HIP_ALLOC_CONF"),
+        .generic = getenv("PYTORCH_ALLOC_CONF"),
+    };
+    const char *settings = NULL, *uncached = getenv("PYTORCH_NO_CUDA_MEMORY_CACHING");
+    const char *name = unstick_allocconf_variable_found(UNSTICK_TORCH_NEWEST, &environment, &settings);
+    char buffer[512];
+    struct usk_text advice;
+    enum doctor_level level;
 
-    /* The first one that is set wins; before torch 2.10 only the first name counts. */
-    for (size_t i = 0; !settings && i < sizeof(names) / sizeof(names[0]); i++) {
-        settings = getenv(names[i]);
-        name = settings ? names[i] : name;
-    }
-    if (!settings) {
+    usk_text_init(&advice, buffer, sizeof(buffer));
+    if (!name) {
         doctor_add(doctor, doctor->has_gpu ? DOCTOR_WARN : DOCTOR_OK, "torch settings",
                    doctor->has_gpu ? "export PYTORCH_CUDA_ALLOC_CONF=" TORCH_RECOMMENDED " before torch starts" : NULL,
-                   "%s is not set", name);
+                   "PYTORCH_CUDA_ALLOC_CONF is not set");
     } else {
-        judgement = torch_judge(settings);
-        if (judgement.level == DOCTOR_OK && name != names[0])
-            judgement = (struct torch_judgement) {
-                DOCTOR_WARN, "before torch 2.10 only PYTORCH_CUDA_ALLOC_CONF counts: set both"
-            };
-        doctor_add(doctor, judgement.level, "torch settings", judgement.advice, "%s=%.300s", name, settings);
+        level = torch_judge(settings, uncached, &advice);
+        if (!environment.cuda) {
+            level = DOCTOR_WARN;
+            torch_advise(&advice, "before torch 2.10 only PYTORCH_CUDA_ALLOC_CONF counts: set both");
+        }
+        doctor_add(doctor, level, "torch settings", advice.length ? buffer : NULL, "%s=%.300s", name, settings);
     }
     if (uncached)
         doctor_add(doctor, DOCTOR_WARN, "torch caching",

@@ -24,6 +24,7 @@ static const struct {
     const char *summary;
     int (*run)(int argc, char **argv);
 } verbs[] = {
+    { "allocconf", "check, write and explain the settings of torch's CUDA allocator", cmd_allocconf },
     { "bench", "measure this machine, beside plain driver copies in the same run", cmd_bench },
     { "demo", "show the main job on made models, with or without a GPU", cmd_demo },
     { "doctor", "say what this machine can do and what to change", cmd_doctor },
@@ -89,7 +90,7 @@ static void main_print_help(FILE *out)
                  "bit-identical.\n\n"
                  "Verbs:\n");
     for (size_t i = 0; i < N_VERBS; i++)
-        fprintf(out, "  %-9s %s\n", verbs[i].name, verbs[i].summary);
+        fprintf(out, "  %-10s %s\n", verbs[i].name, verbs[i].summary);
     fprintf(out, "\nunstick VERB --help says more about one. Every verb takes --json.\n"
                  "Exit code: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted.\n");
 }
@@ -141,6 +142,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "unstick: cannot set up signals: %s\n", strerror(errno));
         return CLI_EXIT_FAILED;
     }
+    /* A limit on file sizes is a failed write, to be cleaned up after. */
+    signal(SIGXFSZ, SIG_IGN);
     /* Known before the options are read, so that a usage error is reported in JSON too. */
     for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
         if (!strcmp(argv[i], "--json"))

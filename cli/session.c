@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/math.h"
+#include "base/os.h"
 #include "base/size.h"
 #include "batch.h"
 #include "cli.h"
@@ -27,6 +28,9 @@
 #include "region/device.h"
 #include "switch.h"
 #include "verify.h"
+
+/* How long the end of a session waits for what ends in the background. */
+#define SESSION_STORE_MS 10000
 
 struct session_model {
     struct unstick_model *model;
@@ -509,6 +513,20 @@ int session_request(struct session *session, size_t index, struct session_report
 /* --- the end --- */
 
 /* Not a batch: a signal has no say in it. */
+/* Registrations of host memory end in the background, and the driver has tables for them on the device. */
+static void session_wait_for_store(struct session *session)
+{
+    struct unstick_context_info info = { .size = sizeof(info) };
+
+    for (unsigned int i = 0; i < SESSION_STORE_MS; i++) {
+        if (unstick_context_info(session->ctx, &info) < 0 ||
+            !(info.host_pinned_bytes || info.host_pageable_bytes || info.host_file_bytes))
+            return;
+        unstick_context_step(session->ctx, 0);
+        usk_os_pause_us(1000);
+    }
+}
+
 static int session_release(struct session *session, struct unstick_error *error)
 {
     int r = UNSTICK_OK, ended;
@@ -531,6 +549,7 @@ static int session_release(struct session *session, struct unstick_error *error)
     }
     /* Regions without references are ended by the next step. */
     unstick_context_step(session->ctx, 0);
+    session_wait_for_store(session);
     return r;
 }
 

@@ -2,7 +2,7 @@
 # bash completion for unstick(1)
 
 _unstick() {
-    local verbs='demo doctor synth plan replay bench version help'
+    local verbs='demo doctor estimate plan allocconf synth replay bench version help'
     local options='' values=''
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]-}
 
@@ -17,7 +17,9 @@ _unstick() {
         mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$word")
         return
         ;;
+    allocconf) options='--torch --profile --auto --device-memory' ;;
     demo) options='--full --keep --dir --device' ;;
+    estimate) options='--quant --dtype --resolution --batch --id --record' ;;
     synth) options='--model --quant --scale --seed --sparse' ;;
     plan)
         options='--device --request --bytes --path --working --cached --torch-reserved --torch-active'
@@ -31,8 +33,13 @@ _unstick() {
     case $before in
     --device) values='auto cuda:0 host:2GiB' ;;
     --backup) values='auto pinned pageable file' ;;
+    --profile) values='recommended seed inference-optimized memory-constrained quantization-heavy' ;;
     --model) values='flux-dev flux-schnell' ;;
-    --quant) values='none 8-bit 4-bit 4-bit-dq' ;;
+    --quant)
+        values='none 8-bit 4-bit 4-bit-dq'
+        [[ $verb == estimate ]] && values="all $values fp8 fp32"
+        ;;
+    --dtype) values='bf16 fp16 fp32' ;;
     --policy) values='cost lru clear-everything' ;;
     --dir | --path)
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
@@ -40,7 +47,7 @@ _unstick() {
         ;;
     --request | --bytes | --working | --cached | --torch-reserved | --torch-active | --torch-inactive-split | \
         --used-by-others | --max-wait | --device-memory | --host-memory | --granule | --size | --runs | --only | \
-        --scale | --seed) return ;;
+        --scale | --seed | --torch | --resolution | --batch | --id | --record) return ;;
     esac
 
     if [[ $values ]]; then

@@ -100,7 +100,7 @@ struct unstick_snapshot_entry {
     size_t n_components;     /**< length of components */
     uint32_t n_leases;       /**< leases on the whole entry; with any, none of its components is a victim */
     bool is_pinned;          /**< never a victim, whatever is asked for */
-    bool is_loading;         /**< somebody else than the caller loads or restores it now: no victim, but evictable later */
+    bool is_loading;         /**< another caller loads or restores it now: no victim, but evictable later */
     bool can_reload;         /**< its contents may be given up when no host memory is left: it can be loaded again */
     uint64_t reload_ns;      /**< what loading it anew takes; used only where contents are given up */
     uint64_t last_used_ns;   /**< for UNSTICK_POLICY_LRU, ties and texts; on the clock of unstick_reading.taken_ns */

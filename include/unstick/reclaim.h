@@ -200,7 +200,7 @@ UNSTICK_EXPORT struct unstick_reclaim *unstick_reclaim_free(struct unstick_recla
 /**
  * Says how the action before went and gets the next; the first action is always UNSTICK_ACTION_MEASURE.
  * @param reading looked at only after UNSTICK_ACTION_MEASURE, and needed then, with UNSTICK_SOURCE_DRIVER; else may be
- * NULL. Copied, but for the names of processes. @param report may be NULL. @param now_ns a monotonic clock.
+ * NULL. Nothing of it is kept by address. @param report may be NULL. @param now_ns a monotonic clock.
  * @return UNSTICK_PENDING (do ret_action), UNSTICK_OK (it is over; the action is UNSTICK_ACTION_DONE, now and on every
  * later call), or UNSTICK_INVALID_ARGUMENT (nothing changed).
  */

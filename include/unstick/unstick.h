@@ -3,6 +3,7 @@
 #ifndef UNSTICK_UNSTICK_H
 #define UNSTICK_UNSTICK_H
 
+#include <unstick/allocconf.h>
 #include <unstick/cache.h>
 #include <unstick/context.h>
 #include <unstick/device.h>

@@ -29,6 +29,9 @@ void usk_os_event_drain(int fd);
 /* Blocks until fd is readable or the time is over; false if it is over. timeout_ms < 0: no limit. */
 bool usk_os_event_wait(int fd, int timeout_ms);
 
+/* Lets at least that many microseconds pass. */
+void usk_os_pause_us(unsigned int us);
+
 /* A thread with all signals blocked; name is at most 15 characters. Join it with pthread_join(). */
 int usk_os_thread_new(pthread_t *ret_thread, void *(*run)(void *), void *userdata, const char *name,
                       struct unstick_error *error);

@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -88,6 +89,14 @@ bool usk_os_event_wait(int fd, int timeout_ms)
     struct pollfd pollfd = { .fd = fd, .events = POLLIN };
 
     return poll(&pollfd, 1, timeout_ms) > 0;
+}
+
+void usk_os_pause_us(unsigned int us)
+{
+    struct timespec left = { .tv_sec = us / 1000000, .tv_nsec = (long)(us % 1000000) * 1000 };
+
+    while (clock_nanosleep(CLOCK_MONOTONIC, 0, &left, &left) == EINTR) {
+    }
 }
 
 int usk_os_thread_new(pthread_t *ret_thread, void *(*run)(void *), void *userdata, const char *name,
@@ -217,8 +226,10 @@ int usk_os_map_anonymous(uint64_t bytes, void **ret_address, struct unstick_erro
     return UNSTICK_OK;
 }
 
-/* One call holds the lock on the address space, and whoever maps something waits: so each call is a bounded bit. */
-#define OS_POPULATE_BYTES (UINT64_C(16) << 20)
+/* One call holds the lock on the address space; who maps something waits for it, and everybody else for him, also a
+ * driver with its own lock held. A virtual machine may take milliseconds for memory that it touches for the first time:
+ * so each call is a huge page. */
+#define OS_POPULATE_BYTES (UINT64_C(2) << 20)
 
 static int populate_all(char *address, uint64_t bytes, int advice)
 {

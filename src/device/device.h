@@ -134,6 +134,12 @@ struct usk_device_ops {
     /* [any] Gives a ticket up without waiting for it. */
     void (*drop)(struct usk_device *dev, uint64_t ticket);
 
+    /* [baton] Between the two the caller makes several calls, one behind the other, and register_host() and
+     * unregister_host() of other threads wait: a driver may hold a lock over those for a millisecond, and each call would
+     * wait for one. Short, and not nested; begin may wait for one that runs. NULL where nothing is to be gained. */
+    void (*begin_burst)(struct usk_device *dev);
+    void (*end_burst)(struct usk_device *dev);
+
     /* [any] [blocks] Makes host memory known to the device, so that copies run at the speed of the link and need not
      * wait. Pages are present or become so. UNSTICK_UNSUPPORTED where it is refused: use a ring. */
     int (*register_host)(struct usk_device *dev, void *address, uint64_t bytes, unsigned int flags,

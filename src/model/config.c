@@ -36,14 +36,6 @@ static uint64_t config_number(const json_t *value)
     return number > 0 && number <= USK_CONFIG_NUMBER_MAX ? (uint64_t)number : 0;
 }
 
-/* The first of them that says something. */
-static uint64_t config_number_of(const json_t *root, const char *name, const char *other)
-{
-    uint64_t number = config_number(json_object_get(root, name));
-
-    return number || !other ? number : config_number(json_object_get(root, other));
-}
-
 static int config_read_class(struct usk_config *config, const json_t *root, const char *path,
                              struct unstick_error *error)
 {
@@ -89,11 +81,10 @@ static void config_read_shape(struct usk_config *config, const json_t *root)
 
     config->has_tied_head = json_is_true(json_object_get(root, "tie_word_embeddings"));
     config->has_guidance = json_object_get(root, "guidance_embeds") != NULL;
-    config->n_heads = config_number_of(root, "num_attention_heads", NULL);
-    config->head_width = config_number_of(root, "attention_head_dim", NULL);
-    config->patch = config_number_of(root, "patch_size", NULL);
-    config->text_width = config_number_of(root, "joint_attention_dim", NULL);
-    config->latent_channels = config_number_of(root, "latent_channels", "z_dim");
+    config->n_heads = config_number(json_object_get(root, "num_attention_heads"));
+    config->head_width = config_number(json_object_get(root, "attention_head_dim"));
+    config->patch = config_number(json_object_get(root, "patch_size"));
+    config->text_width = config_number(json_object_get(root, "joint_attention_dim"));
     config->n_blocks = json_array_size(blocks);
     for (size_t i = 0; i < 2; i++)
         config->block_channels[i] = config_number(json_array_get(blocks, i));

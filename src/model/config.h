@@ -27,8 +27,7 @@ struct usk_config {
     size_t n_skip;                      /* length of skip */
     uint64_t n_heads, head_width;       /* num_attention_heads, attention_head_dim */
     uint64_t patch;                     /* patch_size */
-    uint64_t text_width;                /* joint_attention_dim, or cross_attention_dim: text runs beside the image */
-    uint64_t latent_channels;           /* of a VAE */
+    uint64_t text_width;                /* joint_attention_dim: text runs beside the image */
     uint64_t block_channels[2];         /* the first two of block_out_channels */
     uint64_t n_blocks;                  /* length of block_out_channels */
 };

@@ -57,8 +57,8 @@ static void test_passed_over(void **state)
         "{}",
         "{\"_class_name\": 3, \"architectures\": \"x\", \"quantization_config\": null}",
         "{\"_class_name\": \"\", \"architectures\": [], \"quantization_config\": []}",
-        "{\"num_attention_heads\": [5, 10], \"attention_head_dim\": -1, \"patch_size\": 1.5, "
-        "\"block_out_channels\": {}, \"latent_channels\": 99999999999}",
+        "{\"num_attention_heads\": [5, 10], \"attention_head_dim\": -1, \"patch_size\": 1.5}",
+        "{\"block_out_channels\": {}, \"patch_size\": 99999999999}",
         "{\"quantization_config\": {\"quant_method\": 8, \"llm_int8_skip_modules\": [\"x\"]}}",
     };
 
@@ -69,7 +69,6 @@ static void test_passed_over(void **state)
         assert_null(config.class_name);
         assert_string_equal(config.method, "");
         assert_int_equal(config.n_skip + config.n_heads + config.head_width + config.patch + config.n_blocks, 0);
-        assert_int_equal(config.latent_channels, 0);
         usk_config_fini(&config);
     }
 }

@@ -61,6 +61,28 @@ static bool text_is_fingerprint(const char *text)
     return n == UNSTICK_FINGERPRINT_MAX - 1 && !text[n];
 }
 
+/* As jansson checks it, which cannot say whether a text or the memory was at fault. */
+static bool text_is_utf8(const char *text)
+{
+    static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
+
+    for (const unsigned char *at = (const unsigned char *)text; *at; at++) {
+        unsigned int n = *at < 0x80 ? 0 : *at >= 0xf0 ? 3 : *at >= 0xe0 ? 2 : 1;
+        uint32_t code = *at & (n ? 0x3fu >> n : 0x7fu);
+
+        if (*at >= 0xf8 || (*at >= 0x80 && *at < 0xc0))
+            return false;
+        for (unsigned int i = 0; i < n; i++) {
+            if ((*++at & 0xc0) != 0x80)
+                return false;
+            code = code << 6 | (*at & 0x3f);
+        }
+        if (code < least[n] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000))
+            return false;
+    }
+    return true;
+}
+
 static int peaks_check_entry(const char *key, const json_t *entry, struct unstick_error *error)
 {
     char quote[USK_JSON_QUOTE_MAX], what[USK_JSON_QUOTE_MAX + 64];
@@ -175,11 +197,9 @@ int unstick_peaks_add(struct unstick_peaks *peaks, const char *key, const char *
 {
     struct unstick_peak peak = { 0 }, old;
 
-    /* jansson takes valid UTF-8 only; whether it is shows when the key becomes a string. */
-    USK_CLEANUP(json_decrefp) json_t *string = key && *key ? json_string(key) : NULL;
-
-    if (!string)
-        return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "peaks", "a key must be text, and not empty");
+    if (!key || !*key || !text_is_utf8(key))
+        return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "peaks",
+                             "a key must be text in UTF-8, and not empty");
     if (!bytes || bytes > INT64_MAX)
         return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "peaks", "%llu bytes is no peak",
                              (unsigned long long)bytes);

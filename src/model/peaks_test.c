@@ -50,13 +50,19 @@ static void test_add(void **state)
 
 static void test_add_refused(void **state)
 {
+    static const char *const not_utf8[] = { "\xff", "a\x80", "\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+                                            "\xe2\x82", "\xf8\x88\x80\x80\x80" };
+    static const char *const utf8[] = { "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x98\x80", "\xf4\x8f\xbf\xbf" };
     struct unstick_peaks *peaks = peaks_of("");
     struct unstick_error error;
 
     (void)state;
     assert_int_equal(unstick_peaks_add(peaks, "", NULL, 1, &error), UNSTICK_INVALID_ARGUMENT);
     assert_int_equal(unstick_peaks_add(peaks, NULL, NULL, 1, &error), UNSTICK_INVALID_ARGUMENT);
-    assert_int_equal(unstick_peaks_add(peaks, "\xff", NULL, 1, &error), UNSTICK_INVALID_ARGUMENT);
+    for (size_t i = 0; i < sizeof(not_utf8) / sizeof(not_utf8[0]); i++)
+        assert_int_equal(unstick_peaks_add(peaks, not_utf8[i], NULL, 1, &error), UNSTICK_INVALID_ARGUMENT);
+    for (size_t i = 0; i < sizeof(utf8) / sizeof(utf8[0]); i++)
+        assert_int_equal(unstick_peaks_add(peaks, utf8[i], NULL, 1, &error), UNSTICK_OK);
     assert_int_equal(unstick_peaks_add(peaks, "a", NULL, 0, &error), UNSTICK_INVALID_ARGUMENT);
     assert_int_equal(unstick_peaks_add(peaks, "a", NULL, UINT64_MAX, &error), UNSTICK_INVALID_ARGUMENT);
     assert_int_equal(unstick_peaks_add(peaks, "a", "short", 1, &error), UNSTICK_INVALID_ARGUMENT);

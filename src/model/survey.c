@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/math.h"
 #include "model/config.h"
 #include "model/file.h"
 #include "model/json.h"
@@ -128,10 +129,11 @@ static void survey_add_shape(struct usk_working_shape *shape, const struct usk_c
         shape->vae_scale = config->n_blocks <= 16 ? UINT64_C(1) << (config->n_blocks - 1) : 0;
         shape->vae_element_bytes = element_bytes;
     } else if (config->n_blocks) {
-        shape->unet_channels = config->block_channels[0];
+        shape->unet_channels = usk_max(shape->unet_channels, config->block_channels[0]);
         shape->has_guidance_batch = true;
         shape->element_bytes = element_bytes;
-    } else if (!config->is_transformers && config->n_heads && config->head_width) {
+    } else if (!config->is_transformers && config->n_heads * config->head_width > shape->width) {
+        /* A ControlNet runs beside the transformer and is the smaller one. */
         shape->width = config->n_heads * config->head_width;
         shape->text_tokens = config->text_width ? TEXT_TOKENS : 0;
         shape->has_guidance_batch = !config->has_guidance;

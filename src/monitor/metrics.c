@@ -260,8 +260,8 @@ static void metrics_write_timing(struct usk_text *text, enum unstick_timing timi
     metrics_family(text, name, "histogram", families[timing].help);
     for (size_t i = 0; i < UNSTICK_HISTOGRAM_BUCKETS; i++) {
         n += histogram->counts[i];
-        usk_text_add(text, "%s_bucket{le=\"%s\"} %llu\n", name, i < METRICS_N_BOUNDS ? metrics_bounds[i].seconds : "+Inf",
-                     (ull)n);
+        usk_text_add(text, "%s_bucket{le=\"%s\"} %llu\n", name,
+                     i < METRICS_N_BOUNDS ? metrics_bounds[i].seconds : "+Inf", (ull)n);
     }
     usk_text_add(text, "%s_sum %llu.%09llu\n%s_count %llu\n", name, (ull)(histogram->sum_ns / 1000000000),
                  (ull)(histogram->sum_ns % 1000000000), name, (ull)n);

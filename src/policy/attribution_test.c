@@ -332,7 +332,8 @@ int main(void)
         cmocka_unit_test(test_largest),        cmocka_unit_test(test_nothing_in_use),
         cmocka_unit_test(test_missing_sources), cmocka_unit_test(test_unknown_amount),
         cmocka_unit_test(test_negative),       cmocka_unit_test(test_saturation),
-        cmocka_unit_test(test_context_from_process_list), cmocka_unit_test(test_available),      cmocka_unit_test(test_bad_arguments),
+        cmocka_unit_test(test_context_from_process_list),
+        cmocka_unit_test(test_available),      cmocka_unit_test(test_bad_arguments),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -117,7 +117,7 @@ static void decision_when_short(struct decision *decision)
         decision_refuse(decision);
 }
 
-/* The key is taken by contents under other settings, which cannot leave now. Force does not help: a key is one entry. */
+/* The key is taken by contents under other settings, which cannot leave now. Force is no help: a key is one entry. */
 static void decision_when_stale_stays(struct decision *decision)
 {
     const struct unstick_snapshot_entry *entry = &decision->snapshot->entries[decision->ledger.stale_entry];

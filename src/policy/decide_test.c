@@ -352,6 +352,27 @@ static void test_batch_is_one_turn(void **state)
     assert_int_equal(reuse.last_turn, 7);
 }
 
+/* A visitor is no end of a batch: who is in the middle of one stays, even if another came round more often so far. */
+static void test_batch_survives_visitors(void **state)
+{
+    struct desk desk;
+
+    (void)state;
+    desk_init(&desk, 4 * GIB);
+    desk.snapshot.n_entries = 2;
+    for (size_t i = 0; i < 2; i++)
+        desk.entries[i].reuse = (struct unstick_reuse){ 0 };
+    for (uint64_t turn = 1; turn < 12; turn += turn % 2 ? 3 : 1)
+        unstick_reuse_note(&desk.entries[0].reuse, turn);
+    unstick_reuse_note(&desk.entries[1].reuse, 1);
+    unstick_reuse_note(&desk.entries[1].reuse, 13);
+    desk.snapshot.turn = 14;
+    assert_int_equal(desk_decide(&desk)->victims[0].entry, 1);
+    unstick_reuse_note(&desk.entries[1].reuse, 13);
+    unstick_reuse_note(&desk.entries[1].reuse, 13);
+    assert_int_equal(desk_decide(&desk)->victims[0].entry, 0);
+}
+
 static void test_figures_from_outside(void **state)
 {
     struct desk desk;
@@ -438,6 +459,7 @@ int main(void)
         cmocka_unit_test(test_host_memory_for_new_backups),
         cmocka_unit_test(test_round_robin),
         cmocka_unit_test(test_batch_is_one_turn),
+        cmocka_unit_test(test_batch_survives_visitors),
         cmocka_unit_test(test_figures_from_outside),
         cmocka_unit_test(test_bad_input),
         cmocka_unit_test(test_names),

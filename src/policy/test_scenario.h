@@ -7,7 +7,7 @@
 
 #include <unstick/policy.h>
 
-/* Made-up snapshots and demands, and what must hold of every plan for them. Shared by property_test.c and fuzz/decide.c. */
+/* Made-up snapshots and demands, and what must hold of every plan for them; for property_test.c and fuzz/decide.c. */
 #define SCENARIO_MAX_ENTRIES 8
 #define SCENARIO_MAX_COMPONENTS 4
 #define SCENARIO_MAX_VICTIMS (SCENARIO_MAX_ENTRIES * SCENARIO_MAX_COMPONENTS)

@@ -39,6 +39,7 @@ struct unstick_context {
     struct unstick_task *tasks;      /* lock: that have not ended, in order of submission */
     struct unstick_task **tasks_tail;
     unsigned int n_tasks;
+    unsigned int n_steps;            /* lock: whose turn it is to be stepped first */
 
     atomic_uint_least64_t longest_step_ns;
     atomic_int next_timeout_ms;      /* what the last step found */

@@ -70,6 +70,11 @@ uint64_t usk_device_held_bytes(struct unstick_device *dev);
 /* What we may still take, as far as our own limit and the driver know. */
 uint64_t usk_device_room_bytes(struct unstick_device *dev);
 
+/* --- settle.c [baton] [blocks] --- */
+
+/* Waits for everything submitted to our lanes. False: the driver does not say, and the device is given up as lost. */
+bool usk_device_settle(struct unstick_device *dev);
+
 /* --- physical.c [baton] --- */
 
 /* Physical memory for contents: a spare one, else a new one. UNSTICK_OUT_OF_DEVICE_MEMORY at the limit too. */

@@ -58,6 +58,19 @@ static int read_wait(struct unstick_device *dev, uint64_t ticket, struct unstick
     return r;
 }
 
+/* The caller's buffer is his again when this returns, whatever it returns. */
+static int read_finish(struct unstick_device *dev, uint64_t ticket, struct unstick_error *error)
+{
+    int r = read_wait(dev, ticket, error);
+
+    if (r < 0) {
+        usk_baton_take(dev->ctx);
+        usk_device_settle(dev);
+        usk_baton_give(dev->ctx);
+    }
+    return r;
+}
+
 /* [baton] Gets the bytes out of a blob. */
 static int read_blob(struct unstick_region *region, const struct usk_blob *blob, uint64_t inner, void *buffer,
                      uint64_t bytes, struct unstick_error *error)
@@ -107,6 +120,8 @@ static int read_piece_once(struct unstick_region *region, uint64_t offset, void 
         if (r == UNSTICK_OK)
             r = driver->ops->mark(driver, USK_LANE_DOWN, &ticket, error);
         is_submitted = r == UNSTICK_OK;
+        if (!is_submitted)
+            usk_device_settle(dev);
     } else if (granule->blob && granule->blob->is_filled) {
         /* Evicted, or resident on a device that was lost: then the last backup is what is left. */
         r = read_blob(region, granule->blob, inner, buffer, bytes, error);
@@ -117,7 +132,7 @@ static int read_piece_once(struct unstick_region *region, uint64_t offset, void 
         r = read_fail_contents(region, offset, error);
     }
     usk_baton_give(dev->ctx);
-    return is_submitted ? read_wait(dev, ticket, error) : r;
+    return is_submitted ? read_finish(dev, ticket, error) : r;
 }
 
 static int read_piece(struct unstick_region *region, uint64_t offset, void *buffer, uint64_t bytes,
@@ -136,18 +151,23 @@ static int write_piece(struct unstick_region *region, uint64_t offset, const voi
     struct unstick_device *dev = region->dev;
     struct usk_device *driver = dev->driver;
     uint64_t ticket = 0;
+    bool is_submitted = false;
     int r;
 
     usk_baton_take(dev->ctx);
-    if (region->granules[offset / dev->granule_bytes].place != USK_PLACE_RESIDENT)
+    if (region->granules[offset / dev->granule_bytes].place != USK_PLACE_RESIDENT) {
         r = usk_error_set(error, UNSTICK_NOT_RESIDENT, 0, "unstick_region_write",
                           "the region %s is not on the device; restore it first", region->name);
-    else
+    } else {
         r = driver->ops->copy_up(driver, USK_LANE_UP, region->address + offset, buffer, bytes, error);
-    if (r == UNSTICK_OK)
-        r = driver->ops->mark(driver, USK_LANE_UP, &ticket, error);
+        if (r == UNSTICK_OK)
+            r = driver->ops->mark(driver, USK_LANE_UP, &ticket, error);
+        is_submitted = r == UNSTICK_OK;
+        if (!is_submitted)
+            usk_device_settle(dev);
+    }
     usk_baton_give(dev->ctx);
-    return r == UNSTICK_OK ? read_wait(dev, ticket, error) : r;
+    return is_submitted ? read_finish(dev, ticket, error) : r;
 }
 
 /* The part of [offset, offset + bytes) that lies in one granule, and in one chunk. */

@@ -103,13 +103,14 @@ void usk_region_trim(struct unstick_region *region)
 static void region_end(struct unstick_region *region)
 {
     const struct usk_device_ops *ops = region->dev->driver->ops;
-    bool is_all_unmapped = true;
+    /* A device that was given up may not have been lost: copies that nobody could wait for may still run. */
+    bool is_quiet = !atomic_load(&region->dev->is_lost) || usk_device_settle(region->dev), is_all_unmapped = true;
 
     for (uint32_t i = 0; i < region->n_reserved; i++) {
         struct usk_granule *granule = &region->granules[i];
         bool is_gone = granule->is_bare ||
-                       ops->unmap(region->dev->driver, usk_region_granule_address(region, i),
-                                  usk_region_granule_bytes(region, i), NULL) == UNSTICK_OK;
+                       (is_quiet && ops->unmap(region->dev->driver, usk_region_granule_address(region, i),
+                                               usk_region_granule_bytes(region, i), NULL) == UNSTICK_OK);
 
         is_all_unmapped &= is_gone;
         if (granule->physical && is_gone)

@@ -35,6 +35,12 @@ static void sentinel_close_one(struct unstick_device *dev, struct usk_sentinel *
     if (!sentinel->physical)
         return;
     bytes = sentinel_bytes(sentinel);
+    /* Hashes and refills are submitted without anybody waiting for them. */
+    if (!usk_device_settle(dev)) {
+        usk_physical_poison(dev, sentinel->physical);
+        *sentinel = (struct usk_sentinel){ 0 };
+        return;
+    }
     if (sentinel->address && ops->unmap(dev->driver, sentinel->address, bytes, NULL) == UNSTICK_OK)
         ops->unreserve(dev->driver, sentinel->address, bytes, NULL);
     usk_physical_unref(dev, sentinel->physical, false, NULL);

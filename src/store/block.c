@@ -58,7 +58,7 @@ static void block_give_back(struct usk_block *block, bool is_pinned)
 
     if (block->address) {
         if (is_pinned)
-            r = store->dev->ops->unregister_host(store->dev, block->address, block->bytes, &error);
+            r = usk_store_unregister(store, block->address, block->bytes, &error);
         /* What the device may still write to must not become somebody else's memory. */
         if (r >= 0)
             r = usk_os_unmap(block->address, block->bytes, &error);

@@ -65,7 +65,7 @@ static void piece_end(struct usk_pin_file_piece *piece, enum usk_pin_file_piece_
 static int piece_unregister(struct usk_pin_file_piece *piece, struct unstick_error *error)
 {
     struct usk_pin_file_set *set = piece->file->set;
-    int r = set->store->dev->ops->unregister_host(set->store->dev, piece_address(piece), piece_bytes(piece), error);
+    int r = usk_store_unregister(set->store, piece_address(piece), piece_bytes(piece), error);
 
     if (r < 0)
         return r;

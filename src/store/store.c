@@ -44,6 +44,19 @@ int usk_store_new(struct usk_device *dev, struct usk_pool *pool, struct usk_budg
     return UNSTICK_OK;
 }
 
+void usk_store_abandon(struct usk_store *store, bool is_abandoned)
+{
+    atomic_store(&store->is_abandoned, is_abandoned);
+}
+
+int usk_store_unregister(struct usk_store *store, void *address, uint64_t bytes, struct unstick_error *error)
+{
+    if (atomic_load(&store->is_abandoned))
+        return usk_error_set(error, UNSTICK_DEVICE_LOST, 0, "unregister_host",
+                             "the device does not say whether it still uses this memory");
+    return store->dev->ops->unregister_host(store->dev, address, bytes, error);
+}
+
 void usk_store_submit(struct usk_store *store, struct usk_job *job)
 {
     atomic_fetch_add(&store->n_submitted, 1);

@@ -52,6 +52,10 @@ int usk_store_new(struct usk_device *dev, struct usk_pool *pool, struct usk_budg
 /* Every arena and backing is gone (freed). NULL is allowed. [blocks] until its jobs are over. */
 void usk_store_free(struct usk_store *store);
 
+/* [any] From now on the device may use registered memory for ever, or (false) it is known not to: what is given back
+ * meanwhile stays registered and mapped, and is counted as leaked. */
+void usk_store_abandon(struct usk_store *store, bool is_abandoned);
+
 /* For tests and debug builds: what the arenas, the ring and the backings hold is what was charged for it. */
 bool usk_store_is_valid(struct usk_store *store);
 

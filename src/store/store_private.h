@@ -32,6 +32,7 @@ struct usk_store {
      * runs. */
     atomic_uint_least64_t n_submitted;
     atomic_bool has_logged_refusal;
+    atomic_bool is_abandoned;
 
     /* The holder of the baton's. */
     struct usk_arena *arenas;
@@ -39,6 +40,9 @@ struct usk_store {
     struct usk_block ring[USK_RING_MAX];
     bool ring_is_taken[USK_RING_MAX];
 };
+
+/* Ends a registration, unless the device may still use it. */
+int usk_store_unregister(struct usk_store *store, void *address, uint64_t bytes, struct unstick_error *error);
 
 void usk_store_submit(struct usk_store *store, struct usk_job *job);
 

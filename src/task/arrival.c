@@ -212,6 +212,8 @@ static void arrival_step_memory(struct usk_arrival *arrival, struct usk_step *st
     struct unstick_error error = { 0 };
     int r = UNSTICK_OK;
 
+    if (!usk_step_may_call(step, arrival->task->region->dev))
+        return;
     if (!arrival->physical) {
         /* Asked before the attempt: what a source freed after that is still found by it. */
         bool may_wait = arrival_may_wait(task);
@@ -293,7 +295,7 @@ static int arrival_submit(struct usk_arrival *arrival)
     int r;
 
     /* From the first call on something may run, whatever that call says. */
-    arrival->is_in_flight = true;
+    arrival->flight.is_up = true;
     r = arrival_submit_copy(arrival, address);
     if (r == UNSTICK_OK && arrival->has_slot) {
         last = USK_LANE_HASH;
@@ -302,8 +304,8 @@ static int arrival_submit(struct usk_arrival *arrival)
             r = driver->ops->hash(driver, USK_LANE_HASH, address, arrival_bytes(arrival), 1, arrival->slot, error);
     }
     if (r == UNSTICK_OK)
-        r = driver->ops->mark(driver, last, &arrival->ticket, error);
-    arrival->has_ticket = r == UNSTICK_OK;
+        r = driver->ops->mark(driver, last, &arrival->flight.ticket, error);
+    arrival->flight.has_ticket = r == UNSTICK_OK;
     return r;
 }
 
@@ -318,6 +320,8 @@ static void arrival_step_submit(struct usk_arrival *arrival, struct usk_step *st
             return;
         }
     }
+    if (!usk_step_may_call(step, arrival->task->region->dev))
+        return;
     r = arrival_submit(arrival);
     if (r < 0)
         arrival_fail(arrival, r);
@@ -370,14 +374,14 @@ static void arrival_step_copy(struct usk_arrival *arrival, struct usk_step *step
 {
     struct unstick_task *task = arrival->task;
     bool is_again = false;
-    int r = usk_device_poll(arrival_driver(arrival), arrival->ticket, &task->result.error);
+    int r = usk_device_poll(arrival_driver(arrival), arrival->flight.ticket, &task->result.error);
 
     if (r == UNSTICK_PENDING) {
         step->is_waiting = true;
         return;
     }
-    arrival->has_ticket = false;
-    arrival->is_in_flight = r < 0 && r != UNSTICK_DEVICE_LOST;
+    arrival->flight.has_ticket = false;
+    arrival->flight.is_up = r < 0 && r != UNSTICK_DEVICE_LOST;
     if (r == UNSTICK_OK && arrival->has_slot)
         r = arrival_check_hash(arrival, &is_again);
     if (r < 0)
@@ -389,26 +393,6 @@ static void arrival_step_copy(struct usk_arrival *arrival, struct usk_step *step
 }
 
 /* --- the way back --- */
-
-/* A copy was submitted, or may have been, and no ticket tells when it is over: get one. True when nothing runs. */
-static bool arrival_is_quiet(struct usk_arrival *arrival)
-{
-    struct usk_device *driver = arrival_driver(arrival);
-    int r;
-
-    if (!arrival->is_in_flight)
-        return true;
-    if (!arrival->has_ticket && driver->ops->mark(driver, USK_LANE_UP, &arrival->ticket, NULL) < 0) {
-        arrival->n_marks++;
-        return false;
-    }
-    arrival->has_ticket = true;
-    r = usk_device_poll(driver, arrival->ticket, NULL);
-    arrival->has_ticket = r == UNSTICK_PENDING;
-    arrival->is_in_flight = r != UNSTICK_OK && r != UNSTICK_DEVICE_LOST;
-    arrival->n_marks += r < 0;
-    return !arrival->is_in_flight;
-}
 
 /* The memory under the granule cannot be taken away: it is lost to us, its contents are not. */
 static void arrival_poison(struct usk_arrival *arrival)
@@ -426,20 +410,23 @@ static void arrival_poison(struct usk_arrival *arrival)
 static void arrival_step_leave(struct usk_arrival *arrival, struct usk_step *step)
 {
     struct unstick_task *task = arrival->task;
+    enum usk_flight_end end;
     int r = UNSTICK_OK;
 
     if (arrival->stage == USK_ARRIVAL_JOB && !usk_job_is_over(&arrival->job)) {
         step->is_waiting = true;
         return;
     }
-    if (!arrival_is_quiet(arrival) && !atomic_load(&task->region->dev->is_lost) &&
-        arrival->n_marks < USK_TASK_MAX_MARKS) {
+    end = usk_flight_bring_down(task, &arrival->flight, USK_LANE_UP);
+    if (end == USK_FLIGHT_UP) {
         step->is_waiting = true;
         return;
     }
-    if (arrival->is_in_flight)
-        usk_task_give_device_up(task);
-    if (arrival_granule(arrival)->physical) {
+    if (end == USK_FLIGHT_MISSING && arrival_granule(arrival)->physical) {
+        arrival_poison(arrival);
+    } else if (arrival_granule(arrival)->physical) {
+        if (!usk_step_may_call(step, arrival->task->region->dev))
+            return;
         r = usk_granule_take(task->region, arrival->index, usk_queue_keeps_spares(task->region->dev, NULL), NULL);
         if (r == UNSTICK_BUSY && arrival->n_busy++ < USK_TASK_MAX_BUSY) {
             step->is_waiting = true;
@@ -468,7 +455,7 @@ void usk_arrival_begin(struct usk_arrival *arrival, struct unstick_task *task, u
 
 void usk_arrival_step(struct usk_arrival *arrival, struct usk_step *step)
 {
-    bool has_to_end = arrival->stage == USK_ARRIVAL_COPY && arrival->has_ticket;
+    bool has_to_end = arrival->stage == USK_ARRIVAL_COPY && arrival->flight.has_ticket;
 
     if (arrival->stage != USK_ARRIVAL_FREE && !has_to_end && usk_task_is_stopping(arrival->task)) {
         arrival_step_leave(arrival, step);

@@ -160,7 +160,7 @@ static bool arrive_undo(struct unstick_task *task, struct usk_step *step)
 
         if (!task->has_come[task->cursor])
             continue;
-        if (n_moves++ == USK_TASK_MOVES_PER_STEP)
+        if (n_moves++ == USK_TASK_MOVES_PER_STEP || !usk_step_may_call(step, task->region->dev))
             return false;
         r = usk_granule_take(task->region, task->cursor, to_spare, NULL);
         if (r == UNSTICK_BUSY && task->n_busy++ < USK_TASK_MAX_BUSY) {
@@ -196,12 +196,25 @@ static void arrive_report_strays(struct unstick_task *task, unsigned int n_writt
                   "something wrote to memory that was evicted; the regions evicted since the last check: %s", names);
 }
 
+static int arrive_hash_sentinel(struct unstick_task *task)
+{
+    struct unstick_device *dev = task->region->dev;
+    int r;
+
+    task->flight = (struct usk_flight){ .is_up = true };
+    r = usk_sentinel_hash(dev, task->slot, NULL);
+    if (r == UNSTICK_OK)
+        r = dev->driver->ops->mark(dev->driver, USK_LANE_HASH, &task->flight.ticket, NULL);
+    task->flight.has_ticket = r == UNSTICK_OK;
+    return r;
+}
+
 /* Detection only: whatever fails here changes nothing of what has come. True when it is over. */
 static bool arrive_check_sentinel(struct unstick_task *task, struct usk_step *step)
 {
     struct unstick_device *dev = task->region->dev;
     unsigned int n_written = 0;
-    int r;
+    int r = UNSTICK_OK;
 
     if (!dev->driver->caps.can_hash)
         return true;
@@ -210,28 +223,31 @@ static bool arrive_check_sentinel(struct unstick_task *task, struct usk_step *st
         step->is_waiting |= !task->has_slot;
         if (!task->has_slot)
             return false;
-        r = usk_sentinel_hash(dev, task->slot, NULL);
-        if (r == UNSTICK_OK)
-            r = dev->driver->ops->mark(dev->driver, USK_LANE_HASH, &task->ticket, NULL);
-        if (r < 0)
-            goto end;
+        r = arrive_hash_sentinel(task);
     }
-    r = usk_device_poll(dev->driver, task->ticket, NULL);
-    step->is_waiting |= r == UNSTICK_PENDING;
-    if (r == UNSTICK_PENDING)
-        return false;
-    if (r == UNSTICK_OK)
-        r = usk_sentinel_check(dev, task->slot, &n_written, NULL);
-    if (n_written)
-        arrive_report_strays(task, n_written);
-    if (r == UNSTICK_OK)
-        task->region->was_evicted = false;
-end:
-    usk_slots_give(dev, task->slot, 2);
-    task->has_slot = false;
+    if (task->flight.has_ticket) {
+        r = usk_device_poll(dev->driver, task->flight.ticket, NULL);
+        step->is_waiting |= r == UNSTICK_PENDING;
+        if (r == UNSTICK_PENDING)
+            return false;
+        task->flight.has_ticket = false;
+        task->flight.is_up = r < 0 && r != UNSTICK_DEVICE_LOST;
+        if (r == UNSTICK_OK)
+            r = usk_sentinel_check(dev, task->slot, &n_written, NULL);
+        if (n_written)
+            arrive_report_strays(task, n_written);
+        if (r == UNSTICK_OK)
+            task->region->was_evicted = false;
+    }
     if (r < 0)
         usk_log_write(&task->ctx->log, UNSTICK_LOG_WARNING, "the sentinels could not be checked: %s",
                       unstick_status_text(r));
+    if (usk_flight_bring_down(task, &task->flight, USK_LANE_HASH) == USK_FLIGHT_UP) {
+        step->is_waiting = true;
+        return false;
+    }
+    usk_slots_give(dev, task->slot, 2);
+    task->has_slot = false;
     return true;
 }
 
@@ -319,8 +335,7 @@ int usk_arrive_step(struct unstick_task *task, struct usk_step *step)
         step->has_progressed = true;
         return UNSTICK_PENDING;
     case USK_PHASE_DRAIN:
-        if (task->n_sources && !usk_queue_keeps_spares(dev, task) &&
-            usk_physical_drain(dev, USK_TASK_MOVES_PER_STEP)) {
+        if (task->n_sources && !usk_queue_keeps_spares(dev, task) && usk_queue_drain(dev, step)) {
             step->has_progressed = true;
             return UNSTICK_PENDING;
         }

@@ -117,7 +117,7 @@ static int departure_submit(struct usk_departure *departure)
     enum usk_lane last = USK_LANE_DOWN;
     int r;
 
-    departure->is_in_flight = true;
+    departure->flight.is_up = true;
     departure->blob->is_filled = departure->blob->has_hash = false;
     r = driver->ops->copy_down(driver, USK_LANE_DOWN, to, address, bytes, error);
     if (r == UNSTICK_OK && departure->has_slot) {
@@ -127,8 +127,8 @@ static int departure_submit(struct usk_departure *departure)
             r = driver->ops->hash(driver, USK_LANE_HASH, address, bytes, 1, departure->slot, error);
     }
     if (r == UNSTICK_OK)
-        r = driver->ops->mark(driver, last, &departure->ticket, error);
-    departure->has_ticket = r == UNSTICK_OK;
+        r = driver->ops->mark(driver, last, &departure->flight.ticket, error);
+    departure->flight.has_ticket = r == UNSTICK_OK;
     return r;
 }
 
@@ -144,6 +144,8 @@ static void departure_step_submit(struct usk_departure *departure, struct usk_st
             return;
         }
     }
+    if (!usk_step_may_call(step, departure->task->region->dev))
+        return;
     r = departure_submit(departure);
     if (r < 0)
         departure_fail(departure, r);
@@ -197,14 +199,14 @@ static int departure_fail_changing(struct usk_departure *departure)
 static void departure_step_copy(struct usk_departure *departure, struct usk_step *step)
 {
     struct unstick_task *task = departure->task;
-    int r = usk_device_poll(departure_driver(departure), departure->ticket, &task->result.error);
+    int r = usk_device_poll(departure_driver(departure), departure->flight.ticket, &task->result.error);
 
     if (r == UNSTICK_PENDING) {
         step->is_waiting = true;
         return;
     }
-    departure->has_ticket = false;
-    departure->is_in_flight = r < 0 && r != UNSTICK_DEVICE_LOST;
+    departure->flight.has_ticket = false;
+    departure->flight.is_up = r < 0 && r != UNSTICK_DEVICE_LOST;
     if (r == UNSTICK_OK && departure->has_slot) {
         uint64_t hash = departure_driver(departure)->hash_results[departure->slot];
 
@@ -238,37 +240,15 @@ static void departure_step_job(struct usk_departure *departure, struct usk_step 
         step->is_waiting = true;
 }
 
-static bool departure_is_quiet(struct usk_departure *departure)
-{
-    struct usk_device *driver = departure_driver(departure);
-    int r;
-
-    if (!departure->is_in_flight)
-        return true;
-    if (!departure->has_ticket && driver->ops->mark(driver, USK_LANE_DOWN, &departure->ticket, NULL) < 0) {
-        departure->n_marks++;
-        return false;
-    }
-    departure->has_ticket = true;
-    r = usk_device_poll(driver, departure->ticket, NULL);
-    departure->has_ticket = r == UNSTICK_PENDING;
-    departure->is_in_flight = r != UNSTICK_OK && r != UNSTICK_DEVICE_LOST;
-    departure->n_marks += r < 0;
-    return !departure->is_in_flight;
-}
-
 /* Ends without a backup. */
 static void departure_step_leave(struct usk_departure *departure, struct usk_step *step)
 {
     struct usk_granule *granule = departure_granule(departure);
 
-    if (!departure_is_quiet(departure) && !atomic_load(&departure->task->region->dev->is_lost) &&
-        departure->n_marks < USK_TASK_MAX_MARKS) {
+    if (usk_flight_bring_down(departure->task, &departure->flight, USK_LANE_DOWN) == USK_FLIGHT_UP) {
         step->is_waiting = true;
         return;
     }
-    if (departure->is_in_flight)
-        usk_task_give_device_up(departure->task);
     if (departure->blob && departure->blob == granule->blob && !departure->blob->is_filled) {
         usk_blob_unref(granule->blob);
         granule->blob = NULL;
@@ -286,7 +266,7 @@ void usk_departure_begin(struct usk_departure *departure, struct unstick_task *t
 void usk_departure_step(struct usk_departure *departure, struct usk_step *step)
 {
     bool has_to_end = departure->stage == USK_DEPARTURE_JOB ||
-                      (departure->stage == USK_DEPARTURE_COPY && departure->has_ticket);
+                      (departure->stage == USK_DEPARTURE_COPY && departure->flight.has_ticket);
 
     if (departure->stage != USK_DEPARTURE_FREE && !has_to_end && usk_task_is_stopping(departure->task)) {
         departure_step_leave(departure, step);

@@ -37,7 +37,11 @@ static bool drop_work(struct unstick_task *task, struct usk_step *step)
 
         if (task->cursor == task->region->n_reserved)
             return true;
-        n_moves += task->region->granules[task->cursor].physical != NULL;
+        if (task->region->granules[task->cursor].physical) {
+            if (!usk_step_may_call(step, task->region->dev))
+                return false;
+            n_moves++;
+        }
         r = drop_one(task, task->cursor, to_spare);
         if (r == UNSTICK_PENDING) {
             step->is_waiting = true;

@@ -65,10 +65,12 @@ static int leave_submit_batch(struct unstick_task *task, struct usk_hash_batch *
     struct unstick_error *error = &task->result.error;
     int r;
 
+    batch->flight.is_up = true;
     r = driver->ops->hash(driver, USK_LANE_HASH, usk_region_granule_address(task->region, batch->first),
                           usk_region_granule_bytes(task->region, batch->first), batch->n, batch->slot, error);
     if (r == UNSTICK_OK)
-        r = driver->ops->mark(driver, USK_LANE_HASH, &batch->ticket, error);
+        r = driver->ops->mark(driver, USK_LANE_HASH, &batch->flight.ticket, error);
+    batch->flight.has_ticket = r == UNSTICK_OK;
     return r;
 }
 
@@ -92,12 +94,8 @@ static void leave_admit_batch(struct unstick_task *task, struct usk_hash_batch *
         return;
     }
     r = leave_submit_batch(task, batch);
-    if (r < 0) {
-        /* A hash may run: it only reads, and its slots are not read by anybody before the next one overwrites them. */
-        usk_slots_give(task->region->dev, batch->slot, n);
+    if (r < 0)
         usk_task_fail(task, r);
-        return;
-    }
     batch->is_used = true;
     task->cursor += n;
     for (uint32_t i = 0; i < n; i++)
@@ -124,15 +122,24 @@ static void leave_step_batch(struct unstick_task *task, struct usk_hash_batch *b
             leave_admit_batch(task, batch, step);
         return;
     }
-    r = usk_device_poll(driver, batch->ticket, &task->result.error);
-    if (r == UNSTICK_PENDING) {
+    if (batch->flight.has_ticket) {
+        r = usk_device_poll(driver, batch->flight.ticket, &task->result.error);
+        if (r == UNSTICK_PENDING) {
+            step->is_waiting = true;
+            return;
+        }
+        batch->flight.has_ticket = false;
+        batch->flight.is_up = r < 0 && r != UNSTICK_DEVICE_LOST;
+        for (uint32_t i = 0; i < batch->n && r == UNSTICK_OK; i++)
+            leave_judge(task, batch->first + i, driver->hash_results[batch->slot + i]);
+        if (r < 0)
+            usk_task_fail(task, r);
+    }
+    /* A hash that may run reads memory that the next task may take away. */
+    if (usk_flight_bring_down(task, &batch->flight, USK_LANE_HASH) == USK_FLIGHT_UP) {
         step->is_waiting = true;
         return;
     }
-    for (uint32_t i = 0; i < batch->n && r == UNSTICK_OK; i++)
-        leave_judge(task, batch->first + i, driver->hash_results[batch->slot + i]);
-    if (r < 0)
-        usk_task_fail(task, r);
     usk_slots_give(task->region->dev, batch->slot, batch->n);
     batch->is_used = false;
     step->has_progressed = true;
@@ -191,6 +198,8 @@ static void leave_take(struct unstick_task *task, struct usk_step *step)
             task->n_left--;
             continue;
         }
+        if (!usk_step_may_call(step, task->region->dev))
+            return;
         n_moves++;
         r = usk_granule_take(task->region, i, to_spare, &task->result.error);
         if (r == UNSTICK_BUSY && task->n_busy++ < USK_TASK_MAX_BUSY) {

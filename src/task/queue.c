@@ -21,6 +21,27 @@
 #define CONTEXT_MIN_THREADS 4
 #define CONTEXT_MAX_THREADS 8
 
+bool usk_step_may_call(struct usk_step *step, struct unstick_device *dev)
+{
+    if (step->has_called && usk_clock_now_ns() > step->deadline_ns) {
+        step->has_progressed = true;
+        return false;
+    }
+    if (!step->burst && dev->driver->ops->begin_burst) {
+        step->burst = dev->driver;
+        dev->driver->ops->begin_burst(dev->driver);
+    }
+    step->has_called = true;
+    return true;
+}
+
+static void step_end_burst(struct usk_step *step)
+{
+    if (step->burst)
+        step->burst->ops->end_burst(step->burst);
+    step->burst = NULL;
+}
+
 void usk_queue_append(struct unstick_task *task)
 {
     struct unstick_context *ctx = task->ctx;
@@ -55,6 +76,13 @@ bool usk_queue_keeps_spares(struct unstick_device *dev, const struct unstick_tas
                 (task->n_sources || (task->flags & UNSTICK_TASK_HAND_OVER));
     usk_context_unlock(dev->ctx);
     return keeps;
+}
+
+bool usk_queue_drain(struct unstick_device *dev, struct usk_step *step)
+{
+    for (unsigned int i = 0; i < USK_TASK_MOVES_PER_STEP && dev->spares && usk_step_may_call(step, dev); i++)
+        usk_physical_drain(dev, 1);
+    return dev->spares;
 }
 
 /* Whether it is this task's turn on its region; makes it the holder if so. */
@@ -187,34 +215,58 @@ static void queue_step_devices(struct unstick_context *ctx, struct usk_step *ste
     while (dev) {
         usk_region_reap(dev);
         if (dev->spares && !usk_queue_keeps_spares(dev, NULL))
-            step->has_progressed |= usk_physical_drain(dev, USK_TASK_MOVES_PER_STEP);
+            step->has_progressed |= usk_queue_drain(dev, step);
         usk_context_lock(ctx);
         dev = dev->next;
         usk_context_unlock(ctx);
     }
 }
 
+static void queue_step_task(struct unstick_task *task, struct usk_step *step)
+{
+    int status = task_step(task, step);
+
+    if (status == UNSTICK_PENDING) {
+        task_publish(task);
+    } else {
+        step->has_progressed = true;
+        task_end(task, status, step->now_ns);
+    }
+}
+
+/* Steps every task once, beginning with another one each time: who comes last may find that the time is up. */
+static void queue_step_tasks(struct unstick_context *ctx, struct usk_step *step)
+{
+    struct unstick_task *task, *next;
+    unsigned int first, index = 0;
+
+    usk_context_lock(ctx);
+    first = ctx->n_tasks ? ctx->n_steps++ % ctx->n_tasks : 0;
+    usk_context_unlock(ctx);
+    for (task = queue_next(ctx, NULL); task; task = next, index++) {
+        next = queue_next(ctx, task);
+        if (index >= first)
+            queue_step_task(task, step);
+    }
+    index = 0;
+    for (task = queue_next(ctx, NULL); task && index < first; task = next, index++) {
+        next = queue_next(ctx, task);
+        queue_step_task(task, step);
+    }
+}
+
 /* [baton] */
 static int queue_step(struct unstick_context *ctx, uint64_t now_ns)
 {
-    struct usk_step step = { .now_ns = now_ns };
     uint64_t started_ns = usk_clock_now_ns(), took_ns;
-    struct unstick_task *task, *next;
+    struct usk_step step = { .now_ns = now_ns, .deadline_ns = started_ns + USK_TASK_STEP_NS };
+    struct unstick_task *task;
     int timeout_ms;
 
     usk_os_event_drain(ctx->event_fd);
-    for (task = queue_next(ctx, NULL); task; task = next) {
-        int status = task_step(task, &step);
-
-        next = queue_next(ctx, task);
-        if (status == UNSTICK_PENDING) {
-            task_publish(task);
-        } else {
-            step.has_progressed = true;
-            task_end(task, status, now_ns);
-        }
-    }
+    queue_step_tasks(ctx, &step);
     queue_step_devices(ctx, &step);
+    step_end_burst(&step);
 
     task = queue_next(ctx, NULL);
     timeout_ms = step.has_progressed ? 0 : step.is_waiting ? QUEUE_POLL_MS : QUEUE_IDLE_MS;

@@ -18,6 +18,7 @@ void usk_task_fail(struct unstick_task *task, int status)
 
 void usk_task_give_device_up(struct unstick_task *task)
 {
+    usk_store_abandon(task->region->dev->store, true);
     if (!atomic_exchange(&task->region->dev->is_lost, true))
         usk_log_write(&task->ctx->log, UNSTICK_LOG_ERROR,
                       "the driver does not say whether its copies are over: the device is given up as lost");

@@ -7,6 +7,7 @@
 
 #include <unstick/task.h>
 
+#include "base/clock.h"
 #include "base/worker.h"
 #include "region/region.h"
 
@@ -19,8 +20,14 @@
 
 /* Copies that one task keeps under way: enough to hide a wake-up, little enough to cancel within some ms. */
 #define USK_TASK_WINDOW 8
-/* Mappings that one task changes per step. */
+/* Mappings that one task changes per step, while the step has time. */
 #define USK_TASK_MOVES_PER_STEP 8
+/*
+ * From here on a step begins no driver call that may take long. Beside copies to the host a map takes 1 ms (the driver
+ * writes page tables with the engine that copies), beside a registration any call waits for it, 1.3 ms (measured on an
+ * H100, driver 580): a few calls later a step is still short.
+ */
+#define USK_TASK_STEP_NS (2 * USK_NS_PER_MS)
 /* How often a driver that asks to be asked again is asked, a step each. */
 #define USK_TASK_MAX_BUSY 1000
 /* How often a ticket is asked for behind work that may still run, before the device is given up as lost. */
@@ -51,8 +58,27 @@ enum usk_task_phase {
 /* What one step of the context hands to its tasks, and what they say about it. */
 struct usk_step {
     uint64_t now_ns;
-    bool has_progressed; /* step again at once */
-    bool is_waiting;     /* for the device or a job: they signal the event, or are polled soon */
+    uint64_t deadline_ns; /* on the library's own clock */
+    bool has_called;      /* at least one call was made: a step that is late from the start gets on, too */
+    struct usk_device *burst; /* whose calls go first until the step ends; NULL: none were made */
+    bool has_progressed;  /* step again at once */
+    bool is_waiting;      /* for the device or a job: they signal the event, or are polled soon */
+};
+
+/* Asked before each call to the driver that maps, frees or submits; false: in the next step, which comes at once. */
+bool usk_step_may_call(struct usk_step *step, struct unstick_device *dev);
+
+/* Work that was submitted to the device: up from the first call on, until it has been seen to end. */
+struct usk_flight {
+    bool is_up, has_ticket;
+    uint64_t ticket;
+    unsigned int n_marks; /* how often the device would not say */
+};
+
+enum usk_flight_end {
+    USK_FLIGHT_DOWN,    /* nothing of it runs */
+    USK_FLIGHT_UP,      /* look again */
+    USK_FLIGHT_MISSING, /* it may run for ever, and the device has been given up: nothing it touches may be reused */
 };
 
 /* One granule on its way to the device. */
@@ -74,12 +100,12 @@ struct usk_arrival {
     uint32_t index;
     struct usk_blob *blob;         /* where the contents are; NULL: zeros */
     bool has_new_blob;             /* made by this task, not yet the granule's */
-    bool has_arena_hold, has_backing_hold, is_direct, has_slot, has_ticket, is_in_flight, is_second_try;
+    bool has_arena_hold, has_backing_hold, is_direct, has_slot, is_second_try;
+    struct usk_flight flight;
     void *ring;                    /* staging buffer, or NULL */
     struct usk_physical *physical; /* acquired, not yet under the granule */
     uint32_t slot;
-    uint64_t ticket;
-    unsigned int n_busy, n_marks;
+    unsigned int n_busy;
     int job_status;
     struct unstick_error job_error;
 };
@@ -100,18 +126,18 @@ struct usk_departure {
     enum usk_departure_stage stage;
     uint32_t index;
     struct usk_blob *blob; /* where the contents go */
-    bool has_new_blob, has_arena_hold, has_slot, has_ticket, is_in_flight;
+    bool has_new_blob, has_arena_hold, has_slot;
+    struct usk_flight flight;
     void *ring;
     uint32_t slot;
-    uint64_t ticket;
-    unsigned int n_tries, n_marks;
+    unsigned int n_tries;
 };
 
 /* A run of neighbouring granules whose hashes are being taken. */
 struct usk_hash_batch {
     bool is_used;
     uint32_t first, n, slot;
-    uint64_t ticket;
+    struct usk_flight flight;
 };
 
 /* What a leaving task knows about a granule. */
@@ -150,6 +176,7 @@ struct unstick_task {
     unsigned int n_busy;
     bool has_ticket;
     uint64_t ticket;
+    struct usk_flight flight;          /* load, restore: hashes of the sentinels */
     uint32_t slot;
     bool has_slot;
     struct usk_backing *backing;       /* load */
@@ -180,6 +207,10 @@ int usk_drop_step(struct unstick_task *task, struct usk_step *step);
 /* UNSTICK_OK once everything launched on the region, as the task's fence option says, is over. */
 int usk_fence_step(struct unstick_task *task, struct usk_step *step);
 
+/* --- flight.c --- */
+/* Looks whether work in `lane`, and hashes behind it in theirs, is over, after a call or a poll of it failed. */
+enum usk_flight_end usk_flight_bring_down(struct unstick_task *task, struct usk_flight *flight, enum usk_lane lane);
+
 /* --- arrival.c: one granule. Each call does what can be done now. --- */
 void usk_arrival_begin(struct usk_arrival *arrival, struct unstick_task *task, uint32_t index);
 void usk_arrival_step(struct usk_arrival *arrival, struct usk_step *step);
@@ -193,6 +224,8 @@ void usk_departure_step(struct usk_departure *departure, struct usk_step *step);
 void usk_queue_append(struct unstick_task *task);
 /* True while a task on the device, other than `except`, may take spares over. */
 bool usk_queue_keeps_spares(struct unstick_device *dev, const struct unstick_task *except);
+/* Gives some spares back to the driver; true if more are left. */
+bool usk_queue_drain(struct unstick_device *dev, struct usk_step *step);
 void usk_task_unref(struct unstick_task *task);
 
 #endif

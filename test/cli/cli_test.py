@@ -15,7 +15,7 @@ import unittest
 
 UNSTICK = ""
 MIB = 1 << 20
-VERBS = ["bench", "demo", "doctor", "plan", "replay", "version"]
+VERBS = ["allocconf", "bench", "demo", "doctor", "estimate", "plan", "replay", "version"]
 
 
 def safetensors(tensors, metadata=None):
@@ -328,6 +328,12 @@ class Replay(Case):
         out = self.replay(self.workload({("a", "none"): "near"}, ["a_none"]), "--device", "host:64MiB", "--verify")
         self.assertTrue(out["summary"]["verified"])
 
+    def has_plain_memory(self):
+        """False where a sanitizer keeps books of its own in the process."""
+        with open(UNSTICK, "rb") as file:
+            program = file.read()
+        return b"__tsan_init" not in program and b"__asan_init" not in program
+
     def test_memory(self):
         """With the files as backup the process has no memory of its own to speak of."""
         def peak(tier):
@@ -346,7 +352,9 @@ class Replay(Case):
 
         models = {("m", str(i)): self.model(f"model{i}", 60 * MIB) for i in range(3)}
         workload = self.workload(models, ["m_0", "m_1", "m_2", "m_0", "m_1", "m_2"])
-        self.assertLess(peak("file"), 100 * MIB)
+        if not self.has_plain_memory():
+            self.skipTest("a sanitizer's memory would be counted")
+        self.assertLess(peak("file"), 48 * MIB)
         self.assertGreater(peak("pinned"), 150 * MIB)
 
     def test_two_at_once(self):
@@ -396,6 +404,12 @@ class BadInput(Case):
         self.refuse_header({"a": {**good, "data_offsets": [16, 0]}}, 16, "a")
         self.refuse_header({"a": {**good, "data_offsets": [0, 2**63]}}, 16, "a")
 
+    def test_unreadable_for_anybody(self):
+        path = self.path("bad.safetensors")
+        os.symlink(path, path)
+        self.bad("replay", self.workload({("a", "b"): path}, ["a_b"]), "--device", "host:64MiB",
+                 says="bad.safetensors")
+
     @unittest.skipIf(os.geteuid() == 0, "root reads everything")
     def test_unreadable(self):
         path = write(self.path("bad.safetensors"), safetensors({"a": ("F32", [4], bytes(16))}))
@@ -444,14 +458,15 @@ class BadInput(Case):
 
 class Bench(Case):
     CASES = ["link-up", "link-down", "pin", "hash", "load-pinned", "load-file", "load-cold", "restore-file",
-             "evict-unchanged", "evict-first", "evict-dirty", "restore-pinned", "switch"]
+             "evict-unchanged", "evict-first", "evict-dirty", "restore-pinned", "restore-at-once", "switch",
+             "beside-backup", "beside-evict"]
 
     def check_results(self, results, names):
         self.assertEqual([result["case"] for result in results], names)
         for result in results:
             if "skipped" in result:
                 # The folder of the test may be one that lives in memory.
-                self.assertEqual(result["case"], "load-cold")
+                self.assertIn(result["case"], ("load-cold", "beside-backup", "beside-evict"))
                 continue
             for side in (result["ours"], result["reference"]):
                 self.assertEqual(len(side["samples_ms"]), 20)
@@ -501,6 +516,19 @@ class Demo(Case):
         self.bad("demo", "--dir", self.path("none"), says=(self.path("none"), "--dir"))
         self.bad("demo", "--device", "host:8MiB", says="the device is too small")
         self.bad("demo", "--full", "--device", "host:1GiB", says="--full")
+
+    def test_disk_full(self):
+        """A file system of 8 MiB, which needs a namespace to be mounted in."""
+        script = 'mount -t tmpfs -o size=8m none "$TMPDIR" || exit 77; "$@"; code=$?; ls -A "$TMPDIR"; exit $code'
+        process = subprocess.run(["unshare", "-Urm", "sh", "-c", script, "sh", UNSTICK, "demo", "--device",
+                                  "host:256MiB"], capture_output=True, text=True, env=self.environment, check=False,
+                                 timeout=120)
+        if not os.path.exists("/proc/self/ns/user") or process.returncode == 77 or "unshare" in process.stderr:
+            self.skipTest("no file system can be mounted here")
+        self.assertEqual((process.returncode, process.stdout), (1, ""), process.stderr)
+        self.assertRegex(process.stderr, r"\Aunstick demo: [^\n]+\n\Z")
+        self.assertIn("the disk is too small", process.stderr)
+        self.assertIn("--dir", process.stderr)
 
     def test_interrupt_and_kill(self):
         def start():

@@ -30,7 +30,11 @@ class Doctor(cli_test.Case):
                 ("expandable_segments:False", "warn", "expandable_segments:True"),
                 ("max_split_size_mb:128", "warn", "max_split_size_mb"),
                 ("expandable_segments:True, max_split_size_mb:128", "warn", "max_split_size_mb"),
-                ("garbage_collection_threshold:0.8,expandable_segments:True", "ok", "garbage_collection_threshold"),
+                ("garbage_collection_threshold:0.8,expandable_segments:True", "warn", "does nothing"),
+                ("expandable_segments:true", "warn", "exactly these letters"),
+                ("expandable_segments:True,expandable_segments:False", "warn", "add expandable_segments:True"),
+                ("expandabel_segments:True", "warn", "is no key"),
+                ("expandable_segments:True,per_process_memory_fraction:0.5", "ok", "stops torch before 2.10"),
                 ("garbage_collection_threshold:0.6,max_split_size_mb:128,expandable_segments:True", "warn",
                  "max_split_size_mb")):
             found = self.check("torch settings", PYTORCH_CUDA_ALLOC_CONF=settings)
@@ -87,10 +91,9 @@ class OnAFakeGpu(Doctor):
 
     def test_older_driver(self):
         """It works without what came later, and says what that is."""
-        found = [check[1:] for check in self.checks(FAKECUDA_DRIVER="12040") if check[0] == "driver"]
-        self.assertIn("CUDA 12.4", found[0][1])
-        self.assertIn("570", found[1][2])
-        self.assertEqual(len([check for check in self.checks() if check[0] == "driver"]), 1)
+        self.assertIn("CUDA 12.4", self.check("driver", FAKECUDA_DRIVER="12040")[1])
+        self.assertIn("570", self.check("hibernation", FAKECUDA_DRIVER="12040")[2])
+        self.assertFalse([check for check in self.checks() if check[0] == "hibernation"])
 
 
 if __name__ == "__main__":

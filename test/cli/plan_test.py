@@ -160,8 +160,8 @@ class Plan(cli_test.Case):
         self.bad("plan", "--device", "host:1GiB", "--request", "flux", "--bytes", "1", code=2, says="flux")
         for size in ("-1", "x", "", "0", "999999TiB"):
             self.bad(*good, "--bytes", size, code=2, says="--bytes")
-        for item in ("a", "=1", "b_none=", "b_none=x", "b_none=-1", "b_none=1:hot", "b_none=1:idle=", "b_none=1:idle=-1",
-                     "b_none=1:idle=x", "b_none=1:idle=nan", "b_none=1:leased:", "b_none=999TiB"):
+        for item in ("a", "=1", "b_none=", "b_none=x", "b_none=-1", "b_none=1:hot", "b_none=1:idle=",
+                     "b_none=1:idle=-1", "b_none=1:idle=x", "b_none=1:idle=nan", "b_none=1:leased:", "b_none=999TiB"):
             self.bad(*good, "--bytes", 1, "--cached", item, code=2, says=["--cached", item])
         self.bad(*good, "--bytes", 1, "--cached", "b=1", "--cached", "b=2", code=2, says="twice")
         self.bad(*good, "--bytes", 1, "--cached", "b=1GiB", "--used-by-others", 1, code=2, says="1.0 GiB")

@@ -97,6 +97,30 @@ static void kernel_run_hash(struct fake_context *context, const struct fake_work
     }
 }
 
+static void kernel_visit_copy(void *userdata, unsigned char *piece, uint64_t offset, uint64_t bytes)
+{
+    memcpy((unsigned char *)((struct kernel_piece *)userdata)->gathered + offset, piece, bytes);
+}
+
+/* Copies n sums to pinned host memory. */
+static void kernel_run_publish(struct fake_context *context, const struct fake_work *work)
+{
+    uint64_t bytes = work->parameters[USK_CUDA_PUBLISH_N] * sizeof(uint64_t);
+    struct kernel_piece job = {.gathered = fake_allocate(bytes)};
+    void *results = (void *)(uintptr_t)work->parameters[USK_CUDA_PUBLISH_RESULTS];
+    struct fake_registration *registration = NULL;
+    bool is_read = fake_memory_visit(context, work->parameters[USK_CUDA_PUBLISH_SUMS], bytes, CU_MEM_ACCESS_READ,
+                                     kernel_visit_copy, &job);
+
+    if (!is_read || fake_host_use(results, bytes, true, &registration) || !registration) {
+        fake_context_fail(context, CUDA_ERROR_ILLEGAL_ADDRESS);
+    } else {
+        memcpy(results, job.gathered, bytes);
+        fake_host_unuse(registration);
+    }
+    free(job.gathered);
+}
+
 static void kernel_visit_read(void *userdata, unsigned char *piece, uint64_t offset, uint64_t bytes)
 {
     (void)userdata;
@@ -125,6 +149,8 @@ static void kernel_run_touch(struct fake_context *context, const struct fake_wor
 
 static const struct fake_kernel kernel_hash = {
     USK_CUDA_HASH_KERNEL, USK_CUDA_HASH_N_PARAMETERS, {8, 8, 8}, kernel_run_hash};
+static const struct fake_kernel kernel_publish = {
+    USK_CUDA_PUBLISH_KERNEL, USK_CUDA_PUBLISH_N_PARAMETERS, {8, 8, 8}, kernel_run_publish};
 static const struct fake_kernel kernel_touch = {"", 3, {8, 8, 8}, kernel_run_touch};
 
 static int kernel_touch_submit(void *stream, uint64_t address, uint64_t bytes, uint64_t value)
@@ -290,7 +316,9 @@ CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *
     }
     entry->id = fake_new_id();
     entry->module = found;
-    entry->kernel = strcmp(name, kernel_hash.name) == 0 ? &kernel_hash : NULL;
+    entry->kernel = !strcmp(name, kernel_hash.name)      ? &kernel_hash
+                    : !strcmp(name, kernel_publish.name) ? &kernel_publish
+                                                         : NULL;
     fake_map_put(&fake.entries, entry->id, entry);
     *function = (CUfunction)(uintptr_t)entry->id;
     return fake_leave(0);

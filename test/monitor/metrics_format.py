@@ -119,7 +119,8 @@ HEAD = '# HELP a_total x\n# TYPE a_total counter\n'
 HIST = '# HELP h_seconds x\n# TYPE h_seconds histogram\n'
 FAULTY = [
     'a_total 1\n', HEAD, HEAD + 'a_total 1', HEAD + 'a_total 1\n' + HEAD + 'a_total{x="1"} 1\n', HEAD + 'b_total 1\n',
-    HEAD + 'a_total{x="1",x="2"} 1\n', HEAD + 'a_total{x="1} 1\n', HEAD + 'a_total{x="\\t"} 1\n', HEAD + 'a_total 1,5\n',
+    HEAD + 'a_total{x="1",x="2"} 1\n', HEAD + 'a_total{x="1} 1\n', HEAD + 'a_total{x="\\t"} 1\n',
+    HEAD + 'a_total 1,5\n',
     HEAD + 'a_total 1\na_total 1\n', HEAD + 'a_total -1\n', HEAD + 'a_total  1\n', HEAD + '\na_total 1\n',
     '# HELP a x\n# TYPE a counter\na 1\n', '# HELP a_total x\n# TYPE a_total gauge\na_total 1\n',
     '# HELP a_ms x\n# TYPE a_ms gauge\na_ms 1\n', '# TYPE a gauge\na 1\n', '# HELP a\n# TYPE a gauge\na 1\n',

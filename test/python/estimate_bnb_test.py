@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`unstick estimate` against the libraries themselves: what bitsandbytes really allocates on the CPU, what diffusers and
-transformers really write, which modules they really make.
+"""`unstick estimate` against the libraries themselves: what bitsandbytes really allocates on the CPU, what diffusers
+and transformers really write, which modules they really make.
 
 UNSTICK_EXE=PATH-TO-UNSTICK pytest test/python/estimate_bnb_test.py
 """
@@ -31,7 +31,8 @@ def state_of_its_own(monkeypatch, tmp_path):
 
 
 def estimate(path, *options):
-    done = subprocess.run([UNSTICK, "estimate", str(path), "--json", *options], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([UNSTICK, "estimate", str(path), "--json", *options], capture_output=True, text=True,
+                          timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -183,6 +184,30 @@ def test_t5_by_transformers(tmp_path, t5_folder, quant):
     assert close(found["bytes"][quant], truth)
 
 
+@pytest.mark.parametrize("is_tied", (False, True))
+@pytest.mark.parametrize("quant", QUANTS)
+def test_language_model_by_transformers(tmp_path, quant, is_tied):
+    """A class that is in no table: the head stays, and the truth lies in the interval."""
+    torch.manual_seed(3)
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        hidden_size=512, intermediate_size=1408, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4,
+        vocab_size=2000, tie_word_embeddings=is_tied)).to(torch.bfloat16).save_pretrained(tmp_path)
+    settings = transformers.BitsAndBytesConfig(
+        load_in_8bit=quant == "8-bit", load_in_4bit=quant != "8-bit", bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=quant == "4-bit-dq")
+    try:
+        model = transformers.LlamaForCausalLM.from_pretrained(tmp_path, quantization_config=settings, device_map="cpu",
+                                                              dtype=torch.bfloat16)
+    except (ImportError, ValueError, RuntimeError) as error:
+        pytest.skip(f"this transformers does not quantize on the CPU: {error}")
+    found, truth = component(tmp_path), bytes_of(model)
+    low, high = found["interval"][quant]
+    assert low <= truth <= high
+    assert high - low <= 0.1 * truth
+    assert close(found["bytes"][quant], truth, 0.002)
+    assert found["linears"] == sum(isinstance(m, (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)) for m in model.modules())
+
+
 def test_t5_dtypes(t5_folder):
     for name, dtype in {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}.items():
         model = transformers.T5EncoderModel.from_pretrained(t5_folder, dtype=dtype)
@@ -193,13 +218,15 @@ def test_skip_modules(tmp_path, flux_folder):
     """What the configuration leaves out is left out, as diffusers matches it."""
     keep = ["proj_out", "x_embedder", "transformer_blocks.0.attn"]
     config = json.loads((flux_folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": keep}
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True,
+                                     "llm_int8_skip_modules": keep}
     (tmp_path / "config.json").write_text(json.dumps(config))
     os.link(flux_folder / "diffusion_pytorch_model.safetensors", tmp_path / "diffusion_pytorch_model.safetensors")
     from diffusers.quantizers.bitsandbytes import utils
     model = tiny_flux()
     settings = diffusers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
-    replaced = utils.replace_with_bnb_linear(tiny_flux(), modules_to_not_convert=list(keep), quantization_config=settings)
+    replaced = utils.replace_with_bnb_linear(tiny_flux(), modules_to_not_convert=list(keep),
+                                             quantization_config=settings)
     converted = {n for n, m in replaced.named_modules() if isinstance(m, bnb.nn.Linear8bitLt)}
     for name in converted:
         parent = model.get_submodule(name.rpartition(".")[0])

@@ -266,7 +266,7 @@ USK_CUDA_SYMBOLS(USK_CUDA_SYMBOL_TYPE)
 #undef USK_CUDA_SYMBOL_TYPE
 
 /*
- * The kernel that is loaded from PTX (hash_ptx.c). The driver finds it by this name; its parameters, in this order,
+ * The kernels that are loaded from PTX (hash_ptx.c). The driver finds the first by this name; its parameters, in this order,
  * are exactly these. Grid: x is any number of blocks, which share a piece's leaves; y is the pieces. Block y adds its
  * sums to results[y].
  */
@@ -278,6 +278,16 @@ enum usk_cuda_hash_parameter {
     USK_CUDA_HASH_PIECE_BYTES, /* uint64_t */
     USK_CUDA_HASH_RESULTS,     /* usk_cu_ptr: of uint64_t, zeroed before */
     USK_CUDA_HASH_N_PARAMETERS,
+};
+
+/* Its companion copies sums to where the host reads them. Grid: x is as many blocks as hold n threads. */
+#define USK_CUDA_PUBLISH_KERNEL "usk_hash_publish"
+
+enum usk_cuda_publish_parameter {
+    USK_CUDA_PUBLISH_RESULTS, /* usk_cu_ptr: of uint64_t, in pinned host memory */
+    USK_CUDA_PUBLISH_SUMS,    /* usk_cu_ptr: of uint64_t */
+    USK_CUDA_PUBLISH_N,       /* uint64_t */
+    USK_CUDA_PUBLISH_N_PARAMETERS,
 };
 
 #endif

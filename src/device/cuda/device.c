@@ -167,6 +167,18 @@ static void cuda_drop(struct usk_device *dev, uint64_t ticket)
     usk_cuda_tickets_drop(&cuda_from(dev)->tickets, ticket);
 }
 
+static void cuda_begin_burst(struct usk_device *dev)
+{
+    (void)dev;
+    usk_cuda_pins_begin_burst();
+}
+
+static void cuda_end_burst(struct usk_device *dev)
+{
+    (void)dev;
+    usk_cuda_pins_end_burst();
+}
+
 static int cuda_register(struct usk_device *dev, void *address, uint64_t bytes, unsigned int flags,
                          struct unstick_error *error)
 {
@@ -214,6 +226,8 @@ static const struct usk_device_ops cuda_ops = {
     .fence_device = cuda_fence_device,
     .poll = cuda_poll,
     .drop = cuda_drop,
+    .begin_burst = cuda_begin_burst,
+    .end_burst = cuda_end_burst,
     .register_host = cuda_register,
     .unregister_host = cuda_unregister,
     .host_alloc = cuda_host_alloc,

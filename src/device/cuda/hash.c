@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A hash is three things in one stream: the slots are zeroed, the kernel adds to them, the sums are copied to pinned
- * memory. All slots differ between hashes that are under way, so these may be in different lanes.
+ * A hash is three things in one stream: the slots are zeroed, a kernel adds to them, another one copies the sums to
+ * pinned memory. A kernel, since a copy of the driver would stand in the queue of the engine that carries evictions to
+ * the host, behind all of their copies: hashes taken between them would come in bursts, and the link would be idle in
+ * between. All slots differ between hashes that are under way, so these may be in different lanes.
  *
  * A kernel that is wrong would be worse than none: an eviction would take changed memory for unchanged. So before it
  * is trusted it has to give what the reference gives, on this GPU, as this driver compiled it; and without it
@@ -50,6 +52,14 @@ static usk_cu_result hash_launch(const struct usk_cuda_hash *hash, const struct 
         [USK_CUDA_HASH_PIECE_BYTES] = &piece_bytes,
         [USK_CUDA_HASH_RESULTS] = &sums,
     };
+    /* Pinned memory has the same address on both sides. */
+    usk_cu_ptr results = (uintptr_t)&hash->results[slot];
+    uint64_t n_results = n;
+    void *publish[USK_CUDA_PUBLISH_N_PARAMETERS] = {
+        [USK_CUDA_PUBLISH_RESULTS] = &results,
+        [USK_CUDA_PUBLISH_SUMS] = &sums,
+        [USK_CUDA_PUBLISH_N] = &n_results,
+    };
     usk_cu_result result;
 
     *ret_operation = "cuMemsetD8Async";
@@ -61,8 +71,8 @@ static usk_cu_result hash_launch(const struct usk_cuda_hash *hash, const struct 
                                     USK_CUDA_HASH_BLOCK, 1, 1, 0, stream, parameters, NULL);
     if (result != USK_CU_SUCCESS)
         return result;
-    *ret_operation = "cuMemcpyDtoHAsync";
-    return driver->cuMemcpyDtoHAsync(&hash->results[slot], sums, n * sizeof(uint64_t), stream);
+    return driver->cuLaunchKernel(hash->publish, (n + USK_CUDA_HASH_BLOCK - 1) / USK_CUDA_HASH_BLOCK, 1, 1, USK_CUDA_HASH_BLOCK, 1, 1,
+                                  0, stream, publish, NULL);
 }
 
 int usk_cuda_hash_submit(struct usk_cuda_hash *hash, struct usk_cuda_core *core, usk_cu_stream stream,
@@ -152,6 +162,9 @@ static int hash_load(struct usk_cuda_hash *hash, struct usk_cuda_core *core, str
     result = driver->cuModuleGetFunction(&hash->kernel, hash->module, USK_CUDA_HASH_KERNEL);
     if (result != USK_CU_SUCCESS)
         return usk_cuda_fail(core, error, result, "cuModuleGetFunction", "the hash kernel is not in its module");
+    result = driver->cuModuleGetFunction(&hash->publish, hash->module, USK_CUDA_PUBLISH_KERNEL);
+    if (result != USK_CU_SUCCESS)
+        return usk_cuda_fail(core, error, result, "cuModuleGetFunction", "half of the hash kernel is not in its module");
     result = driver->cuMemAlloc(&hash->sums, SUMS_BYTES + TEST_BYTES);
     if (result != USK_CU_SUCCESS)
         return usk_cuda_fail(core, error, result, "cuMemAlloc", "no device memory for hashes");

@@ -12,7 +12,7 @@ extern const char usk_cuda_hash_ptx[];
 /* The hash of base/hash.h on the device. */
 struct usk_cuda_hash {
     usk_cu_module module;
-    usk_cu_function kernel;
+    usk_cu_function kernel, publish;
     usk_cu_ptr sums;         /* a slot each, on the device */
     uint64_t *results;       /* a slot each, pinned; what the caller reads */
     uint32_t n_blocks_best;  /* so many blocks fill the device */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Runs the text of the hash kernel, instruction by instruction, on a machine that knows just those, and compares with
+ * Runs the text of the hash kernels, instruction by instruction, on a machine that knows just those, and compares with
  * the reference. So a change of the kernel is tested where there is no GPU; how fast it is, and that a driver compiles
  * it to the same, only a GPU tells (usk_cuda_hash_init() compares there).
  *
@@ -104,11 +104,13 @@ static void line_parse(char *line)
     program.n++;
 }
 
-static int program_load(void **state)
+static void program_load(const char *entry)
 {
-    char *text = strdup(usk_cuda_hash_ptx), *rest = strchr(text, '{') + 1, *line;
+    char *text = strdup(usk_cuda_hash_ptx), *rest = strstr(text, entry), *line;
 
-    (void)state;
+    assert_non_null(rest);
+    rest = strstr(rest, "{\n") + 2;
+    memset(&program, 0, sizeof(program));
     while ((line = strtok_r(rest, "\n", &rest)) && strcmp(line, "}")) {
         size_t length = strlen(line);
         char last = line[length - 1];
@@ -123,7 +125,6 @@ static int program_load(void **state)
             line_parse(line);
     }
     free(text);
-    return 0;
 }
 
 static uint64_t thread_get(const struct thread *thread, const struct operand *operand)
@@ -200,7 +201,13 @@ static void thread_step(struct thread *thread, const uint64_t *parameters, const
         *to = a != b;
     else if (!strcmp(name, "ld.global.v2.u64"))
         thread_load(thread, instruction);
-    else if (!strcmp(name, "red.global.add.u64")) {
+    else if (!strcmp(name, "ld.global.u64")) {
+        assert_true(a % 8 == 0 && a + 8 <= memory_bytes);
+        memcpy(to, memory + a, 8);
+    } else if (!strcmp(name, "st.global.u64")) {
+        assert_true(*to % 8 == 0 && *to / 8 < n_results);
+        results[*to / 8] = a;
+    } else if (!strcmp(name, "red.global.add.u64")) {
         assert_true(*to % 8 == 0 && *to / 8 < n_results);
         results[*to / 8] += a;
     } else {
@@ -305,18 +312,53 @@ static void check_launch(uint64_t n_leaves, uint32_t n_pieces, uint32_t n_blocks
     free(data);
 }
 
-static void test_kernel(void **state)
+static void test_hash(void **state)
 {
     static const uint64_t n_leaves[] = { 1,   2,    31,   32,   33,   255,  256,  257,  767,
                                          768, 769, 1023, 1024, 1025, 1791, 1793, 2048, 2049, 5000 };
 
     (void)state;
+    program_load(USK_CUDA_HASH_KERNEL "(");
     for (size_t i = 0; i < sizeof(n_leaves) / sizeof(n_leaves[0]); i++) {
         check_launch(n_leaves[i], 1, 1);
         check_launch(n_leaves[i], 3, 2);
         /* More blocks than tiles: the last have nothing to do. */
         check_launch(n_leaves[i], 1, 7);
     }
+}
+
+static void check_publish(uint64_t n)
+{
+    uint64_t sums[600], parameters[MAX_NAMES] = { 0 };
+    uint32_t n_blocks = (uint32_t)((n + USK_CUDA_HASH_BLOCK - 1) / USK_CUDA_HASH_BLOCK);
+
+    for (uint64_t i = 0; i < 600; i++)
+        sums[i] = (i + 1) * USK_HASH_STEP_A;
+    results = calloc(600, sizeof(results[0]));
+    memory = (unsigned char *)sums;
+    memory_bytes = sizeof(sums);
+    n_results = 600;
+    parameters[name_number(program.labels, &program.n_labels, "param_results")] = 16;
+    parameters[name_number(program.labels, &program.n_labels, "param_sums")] = 24;
+    parameters[name_number(program.labels, &program.n_labels, "param_n")] = n;
+    for (uint32_t block = 0; block < n_blocks; block++) {
+        for (unsigned int warp = 0; warp < USK_CUDA_HASH_BLOCK / WARP; warp++)
+            warp_run(parameters, warp, block, n_blocks, 0);
+    }
+    for (uint64_t i = 0; i < 600; i++)
+        assert_int_equal(results[i], i >= 2 && i < n + 2 ? sums[i + 1] : 0);
+    free(results);
+}
+
+static void test_publish(void **state)
+{
+    (void)state;
+    program_load(USK_CUDA_PUBLISH_KERNEL "(");
+    check_publish(1);
+    check_publish(32);
+    check_publish(256);
+    check_publish(257);
+    check_publish(513);
 }
 
 /* As every driver since 470 and every GPU since Turing takes it, with the parameters that are passed. */
@@ -332,6 +374,12 @@ static void test_declaration(void **state)
         parameters = strstr(parameters + 1, ".param .u64 ");
         assert_non_null(parameters);
     }
+    parameters = strstr(usk_cuda_hash_ptx, ".entry " USK_CUDA_PUBLISH_KERNEL "(");
+    assert_non_null(parameters);
+    for (int i = 0; i < USK_CUDA_PUBLISH_N_PARAMETERS; i++) {
+        parameters = strstr(parameters + 1, ".param .u64 ");
+        assert_non_null(parameters);
+    }
     assert_null(strstr(parameters + 1, ".param .u64 "));
     assert_non_null(strstr(usk_cuda_hash_ptx, ".maxntid 256, 1, 1\n"));
     assert_int_equal(USK_CUDA_HASH_BLOCK, 256);
@@ -341,8 +389,9 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_declaration),
-        cmocka_unit_test(test_kernel),
+        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_publish),
     };
 
-    return cmocka_run_group_tests(tests, program_load, NULL);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,10 +6,67 @@
  * Refusals are told from shortages, since the caller acts on them: a mapping that the driver does not take (of a file
  * system without struct pages, a writable file mapping, memory that another part of the program has registered) is
  * UNSUPPORTED and goes through a ring; out of memory means host memory here.
+ *
+ * The driver holds one lock over a registration, 1.3 ms for 64 MiB, and its lock is not fair: threads that register
+ * without a pause keep every other call out for as long as they have work (a copy was submitted after 180 ms; driver
+ * 580). So there is a gate in front of it. One thread registers at a time; a burst of our own calls goes first, and none
+ * of them meets a registration; and now and then the gate stays closed for as long as it takes to wake a thread of the
+ * host program that waits for the driver.
  */
 #include "device/cuda/pins.h"
 
+#include <pthread.h>
+
+#include "base/os.h"
 #include "base/size.h"
+
+/* A thread is awake after about 50 us. */
+#define PINS_PAUSE_US 60
+#define PINS_PER_PAUSE 4
+
+/* The driver's lock is the process's, so this is, too. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t is_open;
+    bool is_taken;
+    unsigned int n_bursts; /* that wait: they go first */
+    unsigned int n_passed; /* registrations since the last pause */
+} gate = { .lock = PTHREAD_MUTEX_INITIALIZER, .is_open = PTHREAD_COND_INITIALIZER };
+
+void usk_cuda_pins_begin_burst(void)
+{
+    pthread_mutex_lock(&gate.lock);
+    gate.n_bursts++;
+    while (gate.is_taken)
+        pthread_cond_wait(&gate.is_open, &gate.lock);
+    gate.n_bursts--;
+    gate.is_taken = true;
+    pthread_mutex_unlock(&gate.lock);
+}
+
+void usk_cuda_pins_end_burst(void)
+{
+    pthread_mutex_lock(&gate.lock);
+    gate.is_taken = false;
+    pthread_cond_broadcast(&gate.is_open);
+    pthread_mutex_unlock(&gate.lock);
+}
+
+static void gate_enter(void)
+{
+    pthread_mutex_lock(&gate.lock);
+    while (gate.is_taken || gate.n_bursts)
+        pthread_cond_wait(&gate.is_open, &gate.lock);
+    gate.is_taken = true;
+    pthread_mutex_unlock(&gate.lock);
+}
+
+static void gate_leave(void)
+{
+    if (++gate.n_passed % PINS_PER_PAUSE == 0)
+        usk_os_pause_us(PINS_PAUSE_US);
+    usk_cuda_pins_end_burst();
+}
 
 int usk_cuda_pins_register(struct usk_cuda_core *core, void *address, uint64_t bytes, bool is_read_only,
                            struct unstick_error *error)
@@ -25,7 +82,9 @@ int usk_cuda_pins_register(struct usk_cuda_core *core, void *address, uint64_t b
         return r;
     if (is_read_only)
         flags |= USK_CU_MEMHOSTREGISTER_READ_ONLY;
+    gate_enter();
     result = core->driver->cuMemHostRegister(address, bytes, flags);
+    gate_leave();
     switch (result) {
     case USK_CU_SUCCESS:
         return UNSTICK_OK;
@@ -55,7 +114,9 @@ int usk_cuda_pins_unregister(struct usk_cuda_core *core, void *address, struct u
     r = usk_cuda_enter(core, &scope, error);
     if (r < 0)
         return r;
+    gate_enter();
     result = core->driver->cuMemHostUnregister(address);
+    gate_leave();
     if (result != USK_CU_SUCCESS)
         return usk_cuda_fail(core, error, result, "cuMemHostUnregister", "cannot end the registration at %p", address);
     return UNSTICK_OK;

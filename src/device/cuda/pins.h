@@ -4,6 +4,10 @@
 
 #include "device/cuda/core.h"
 
+/* As the contract's begin_burst() and end_burst(), for the whole process. */
+void usk_cuda_pins_begin_burst(void);
+void usk_cuda_pins_end_burst(void);
+
 /* Host memory that the driver knows of. [any] [blocks] */
 int usk_cuda_pins_register(struct usk_cuda_core *core, void *address, uint64_t bytes, bool is_read_only,
                            struct unstick_error *error);

@@ -4,6 +4,8 @@
  * of it: so it changed nothing, and the n-th call of one run is the n-th call of the next. The lock is not held while
  * the inner device works.
  *
+ * What was submitted before a loss has ended by the time anybody is told of it, as on a device that really is lost.
+ *
  * Tickets are wrapped, as each has its own count of answers that it still owes. An answer that is made up to be
  * PENDING signals the event again: who waits for it has been told once, and would wait for ever.
  */
@@ -11,11 +13,13 @@
 
 #include <inttypes.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 
 #include "base/error.h"
 #include "base/math.h"
 #include "base/os.h"
+#include "device/fault/ledger.h"
 #include "device/slots.h"
 
 struct fault {
@@ -25,6 +29,7 @@ struct fault {
     struct usk_fault_script script;
     uint64_t n_calls, n_failed;
     struct usk_slots tickets;
+    struct usk_fault_ledger ledger;
 };
 
 struct fault_ticket {
@@ -80,6 +85,19 @@ static int fault_judge(struct fault *fault, enum usk_fault_op op)
     return op == USK_FAULT_CREATE ? UNSTICK_OUT_OF_DEVICE_MEMORY : UNSTICK_DRIVER;
 }
 
+/* A device that is lost runs nothing, and who hears that it is lost takes his memory back. The inner device is well, so
+ * what it runs is waited for, by everybody who is told: another thread may have submitted something just before. */
+static void fault_drain(struct fault *fault)
+{
+    struct usk_device *inner = fault->inner;
+    uint64_t ticket;
+
+    if (inner->ops->fence_device(inner, &ticket, NULL) < 0)
+        return;
+    while (usk_device_poll(inner, ticket, NULL) == UNSTICK_PENDING)
+        sched_yield();
+}
+
 static int fault_enter(struct fault *fault, enum usk_fault_op op, struct unstick_error *error)
 {
     uint64_t n_calls;
@@ -93,6 +111,8 @@ static int fault_enter(struct fault *fault, enum usk_fault_op op, struct unstick
     pthread_mutex_unlock(&fault->lock);
     if (status == UNSTICK_OK)
         return UNSTICK_OK;
+    if (status == UNSTICK_DEVICE_LOST)
+        fault_drain(fault);
     return usk_error_set(error, status, 0, fault_op_names[op], "made to fail by the fault device: %s, call %" PRIu64,
                          fault_op_names[op], n_calls);
 }
@@ -111,7 +131,10 @@ static void fault_close(struct usk_device *dev)
 {
     struct fault *fault = fault_from(dev);
 
+    fault_drain(fault);
+    usk_fault_ledger_undo(&fault->ledger, fault->inner);
     usk_device_close(fault->inner);
+    usk_fault_ledger_fini(&fault->ledger);
     usk_slots_fini(&fault->tickets);
     pthread_mutex_destroy(&fault->lock);
     free(fault);
@@ -147,7 +170,11 @@ static int fault_reserve(struct usk_device *dev, uint64_t bytes, uint64_t align_
     int r;
 
     r = fault_enter(fault, USK_FAULT_RESERVE, error);
-    return r < 0 ? r : fault->inner->ops->reserve(fault->inner, bytes, align_bytes, ret_address, error);
+    if (r == UNSTICK_OK)
+        r = fault->inner->ops->reserve(fault->inner, bytes, align_bytes, ret_address, error);
+    if (r == UNSTICK_OK)
+        usk_fault_ledger_add(&fault->ledger, USK_LEDGER_RANGE, *ret_address, bytes);
+    return r;
 }
 
 static int fault_unreserve(struct usk_device *dev, uint64_t address, uint64_t bytes, struct unstick_error *error)
@@ -156,7 +183,11 @@ static int fault_unreserve(struct usk_device *dev, uint64_t address, uint64_t by
     int r;
 
     r = fault_enter(fault, USK_FAULT_UNRESERVE, error);
-    return r < 0 ? r : fault->inner->ops->unreserve(fault->inner, address, bytes, error);
+    if (r == UNSTICK_OK)
+        r = fault->inner->ops->unreserve(fault->inner, address, bytes, error);
+    if (r == UNSTICK_OK)
+        usk_fault_ledger_remove(&fault->ledger, USK_LEDGER_RANGE, address, 1);
+    return r;
 }
 
 static int fault_create(struct usk_device *dev, uint64_t bytes, uint64_t *ret_handle, struct unstick_error *error)
@@ -180,7 +211,10 @@ static int fault_create(struct usk_device *dev, uint64_t bytes, uint64_t *ret_ha
             return r;
         }
     }
-    return fault->inner->ops->create(fault->inner, bytes, ret_handle, error);
+    r = fault->inner->ops->create(fault->inner, bytes, ret_handle, error);
+    if (r == UNSTICK_OK)
+        usk_fault_ledger_add(&fault->ledger, USK_LEDGER_HANDLE, *ret_handle, bytes);
+    return r;
 }
 
 static int fault_release(struct usk_device *dev, uint64_t handle, struct unstick_error *error)
@@ -189,7 +223,11 @@ static int fault_release(struct usk_device *dev, uint64_t handle, struct unstick
     int r;
 
     r = fault_enter(fault, USK_FAULT_RELEASE, error);
-    return r < 0 ? r : fault->inner->ops->release(fault->inner, handle, error);
+    if (r == UNSTICK_OK)
+        r = fault->inner->ops->release(fault->inner, handle, error);
+    if (r == UNSTICK_OK)
+        usk_fault_ledger_remove(&fault->ledger, USK_LEDGER_HANDLE, handle, 1);
+    return r;
 }
 
 static int fault_map(struct usk_device *dev, uint64_t address, uint64_t bytes, uint64_t handle,
@@ -209,7 +247,10 @@ static int fault_map(struct usk_device *dev, uint64_t address, uint64_t bytes, u
     pthread_mutex_unlock(&fault->lock);
     if (is_busy)
         return usk_error_set(error, UNSTICK_BUSY, 0, "map", "made busy by the fault device: try again");
-    return fault->inner->ops->map(fault->inner, address, bytes, handle, error);
+    r = fault->inner->ops->map(fault->inner, address, bytes, handle, error);
+    if (r == UNSTICK_OK)
+        usk_fault_ledger_add(&fault->ledger, USK_LEDGER_MAPPING, address, bytes);
+    return r;
 }
 
 static int fault_unmap(struct usk_device *dev, uint64_t address, uint64_t bytes, struct unstick_error *error)
@@ -218,7 +259,11 @@ static int fault_unmap(struct usk_device *dev, uint64_t address, uint64_t bytes,
     int r;
 
     r = fault_enter(fault, USK_FAULT_UNMAP, error);
-    return r < 0 ? r : fault->inner->ops->unmap(fault->inner, address, bytes, error);
+    if (r == UNSTICK_OK)
+        r = fault->inner->ops->unmap(fault->inner, address, bytes, error);
+    if (r == UNSTICK_OK)
+        usk_fault_ledger_remove(&fault->ledger, USK_LEDGER_MAPPING, address, bytes);
+    return r;
 }
 
 static int fault_copy_up(struct usk_device *dev, enum usk_lane lane, uint64_t address, const void *host,
@@ -420,7 +465,11 @@ static int fault_register(struct usk_device *dev, void *address, uint64_t bytes,
     int r;
 
     r = fault_enter(fault, USK_FAULT_REGISTER, error);
-    return r < 0 ? r : fault->inner->ops->register_host(fault->inner, address, bytes, flags, error);
+    if (r == UNSTICK_OK)
+        r = fault->inner->ops->register_host(fault->inner, address, bytes, flags, error);
+    if (r == UNSTICK_OK)
+        usk_fault_ledger_add(&fault->ledger, USK_LEDGER_REGISTRATION, (uintptr_t)address, bytes);
+    return r;
 }
 
 static int fault_unregister(struct usk_device *dev, void *address, uint64_t bytes, struct unstick_error *error)
@@ -429,7 +478,27 @@ static int fault_unregister(struct usk_device *dev, void *address, uint64_t byte
     int r;
 
     r = fault_enter(fault, USK_FAULT_UNREGISTER, error);
-    return r < 0 ? r : fault->inner->ops->unregister_host(fault->inner, address, bytes, error);
+    if (r == UNSTICK_OK)
+        r = fault->inner->ops->unregister_host(fault->inner, address, bytes, error);
+    if (r == UNSTICK_OK)
+        usk_fault_ledger_remove(&fault->ledger, USK_LEDGER_REGISTRATION, (uintptr_t)address, 1);
+    return r;
+}
+
+static void fault_begin_burst(struct usk_device *dev)
+{
+    struct usk_device *inner = fault_from(dev)->inner;
+
+    if (inner->ops->begin_burst)
+        inner->ops->begin_burst(inner);
+}
+
+static void fault_end_burst(struct usk_device *dev)
+{
+    struct usk_device *inner = fault_from(dev)->inner;
+
+    if (inner->ops->end_burst)
+        inner->ops->end_burst(inner);
 }
 
 static int fault_host_alloc(struct usk_device *dev, uint64_t bytes, void **ret_address, struct unstick_error *error)
@@ -470,6 +539,8 @@ static const struct usk_device_ops fault_ops = {
     .fence_device = fault_fence_device,
     .poll = fault_poll,
     .drop = fault_drop,
+    .begin_burst = fault_begin_burst,
+    .end_burst = fault_end_burst,
     .register_host = fault_register,
     .unregister_host = fault_unregister,
     .host_alloc = fault_host_alloc,
@@ -483,6 +554,7 @@ int usk_fault_open(struct usk_device *inner, struct usk_device **ret_dev, struct
     if (!fault)
         return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "no memory for a fault device");
     pthread_mutex_init(&fault->lock, NULL);
+    usk_fault_ledger_init(&fault->ledger);
     usk_slots_init(&fault->tickets, sizeof(struct fault_ticket));
     fault->inner = inner;
     fault->dev = *inner;

@@ -181,6 +181,9 @@ void usk_host_lanes_fini(struct usk_host_lanes *lanes)
     for (int i = 0; i < USK_N_LANES; i++) {
         if (lanes->lane[i].is_started)
             pthread_join(lanes->lane[i].thread, NULL);
+    }
+    /* Only now: a lane that has waiters signals all of them, the others' conditions too. */
+    for (int i = 0; i < USK_N_LANES; i++) {
         pthread_cond_destroy(&lanes->lane[i].changed);
         free(lanes->lane[i].ring);
     }
