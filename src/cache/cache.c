@@ -252,6 +252,7 @@ int unstick_cache_open(struct unstick_device *dev, const struct unstick_cache_op
         cache->options = *options;
     cache->granularity_bytes = dev->driver->caps.granularity_bytes;
     cache->granule_bytes = dev->granule_bytes;
+    cache->can_register_file = dev->driver->caps.can_register_file;
     pthread_mutex_init(&cache->lock, NULL);
     /* Without it readings know no other processes, and say so. */
     if (unstick_monitor_new(&cache->monitor, NULL) < 0)

@@ -67,6 +67,7 @@ struct unstick_cache {
     struct unstick_context *ctx;
     struct unstick_cache_options options;
     uint64_t granularity_bytes, granule_bytes;
+    bool can_register_file; /* else loads leave their backup in host memory */
     pthread_mutex_t lock;
     struct usk_entry **entries;  /* lock: in order of their first request */
     size_t n_entries;

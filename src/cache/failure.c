@@ -44,6 +44,8 @@ static void failure_add_holders(struct usk_text *text, const struct unstick_requ
 
 static void failure_add_steps(struct usk_text *text, const struct unstick_request *request)
 {
+    if (request->has_reclaimed && !request->n_steps)
+        usk_text_add(text, "\ntried: nothing, since nothing is left that could give memory back");
     for (size_t i = 0; i < request->n_steps; i++) {
         const struct unstick_reclaim_step *step = &request->steps[i];
         char size[USK_SIZE_TEXT_MAX];

@@ -122,10 +122,37 @@ static int moves_mark_demotions(struct unstick_request *request, uint64_t wanted
     return UNSTICK_OK;
 }
 
+/* Loads leave their backup in host memory where the files themselves cannot be it. */
+static uint64_t moves_load_host_bytes(const struct unstick_request *request)
+{
+    const struct unstick_cache *cache = request->cache;
+    enum unstick_tier tier = cache->options.tier;
+    uint64_t bytes = 0;
+
+    if (tier == UNSTICK_TIER_FILE || (tier == UNSTICK_TIER_AUTO && cache->can_register_file))
+        return 0;
+    for (size_t i = 0; i < request->n_offered; i++) {
+        const struct usk_component *offered = request->offered[i];
+
+        if (offered && usk_request_wants(request, offered->name) &&
+            (request->is_stale || !usk_entry_component(request->entry, offered->name)))
+            bytes += offered->bytes;
+    }
+    for (size_t i = 0; !request->is_stale && i < request->entry->n_components; i++) {
+        const struct usk_component *component = request->entry->components[i];
+        struct unstick_region_info info = usk_component_info(component);
+
+        if (usk_request_wants(request, component->name) && component->layout &&
+            info.state == UNSTICK_REGION_EMPTY)
+            bytes += component->bytes;
+    }
+    return bytes;
+}
+
 static int moves_mark_victims(struct unstick_request *request)
 {
     struct usk_view *view = &request->view;
-    uint64_t host_bytes = 0;
+    uint64_t host_bytes = moves_load_host_bytes(request);
     int r;
 
     for (size_t i = 0; i < request->plan.n_victims; i++) {
@@ -261,9 +288,14 @@ int usk_moves_mark_added(struct unstick_request *request)
                          request->n_missing ? request->missing[0] : "a component");
 }
 
+/*
+ * Pageable backups go through the ring in both directions: what comes would hold the buffers that what leaves needs, and
+ * wait for the memory that only this sets free.
+ */
 bool usk_moves_may_overlap(const struct unstick_request *request)
 {
-    if (request->is_for_host || request->is_stale || request->is_reclaiming_late)
+    if (request->is_for_host || request->is_stale || request->is_reclaiming_late ||
+        request->cache->options.tier == UNSTICK_TIER_PAGEABLE)
         return false;
     for (size_t i = 0; i < request->n_leaving; i++) {
         if (request->moves[i].kind != USK_MOVE_LEAVE)
@@ -444,6 +476,7 @@ static void move_tally(struct unstick_request *request, const struct usk_move *m
 static void move_end(struct unstick_request *request, struct usk_move *move)
 {
     struct unstick_cache *cache = request->cache;
+    struct unstick_region *broken = NULL;
     int status = move->result.status;
 
     move->is_over = true;
@@ -451,12 +484,18 @@ static void move_end(struct unstick_request *request, struct usk_move *move)
     if (request->phase != USK_REQUEST_UNDO)
         move_tally(request, move);
     usk_cache_lock(cache);
-    if (status == UNSTICK_OK)
+    if (status == UNSTICK_OK) {
         move_note(request, move);
+    } else if (move->kind == USK_MOVE_DISCARD) {
+        /* Half given up is given up: what is left of it would come back with holes. */
+        broken = move->component->region;
+        move->component->region = NULL;
+    }
     if (move->kind != USK_MOVE_ARRIVE && !(request->is_stale && move->entry == request->entry))
         move_unmark(request, move);
     usk_cache_touch(cache);
     usk_cache_unlock(cache);
+    unstick_region_unref(broken);
     if (status < 0 && (!request->failure || (request->failure == UNSTICK_CANCELED && status != UNSTICK_CANCELED &&
                                              !atomic_load(&request->is_canceled)))) {
         request->failure = status;

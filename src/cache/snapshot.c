@@ -12,6 +12,7 @@
 #include "cache/request.h"
 #include "monitor/monitor.h"
 #include "region/context.h"
+#include "region/device.h"
 
 void usk_view_fini(struct usk_view *view)
 {
@@ -82,10 +83,15 @@ int usk_request_read(struct unstick_request *request, struct unstick_reading *re
 {
     struct unstick_cache *cache = request->cache;
     struct unstick_reading reading = { .size = sizeof(reading) };
-    bool has_monitor = monitor_take(cache);
-    int r = unstick_device_reading(cache->dev, has_monitor ? cache->monitor : NULL, request->now_ns, &reading,
-                                   &request->error);
+    bool has_monitor;
+    int r;
 
+    if (atomic_load(&cache->dev->is_lost))
+        return usk_error_set(&request->error, UNSTICK_DEVICE_LOST, 0, "unstick_cache_request",
+                             "the device was lost; what has a backup can still be read with unstick_region_read()");
+    has_monitor = monitor_take(cache);
+    r = unstick_device_reading(cache->dev, has_monitor ? cache->monitor : NULL, request->now_ns, &reading,
+                               &request->error);
     if (r == UNSTICK_OK)
         request_keep_processes(request, &reading);
     if (has_monitor) {
