@@ -272,6 +272,24 @@ static void flow_move(struct unstick_request *request)
         flow_fail(request, r);
 }
 
+/* [lock] Others are moving something: figures that are taken meanwhile can be off by what is between two places. */
+static bool flow_is_unsettled(const struct unstick_request *request)
+{
+    const struct unstick_cache *cache = request->cache;
+
+    for (size_t i = 0; i < cache->n_entries; i++) {
+        const struct usk_entry *entry = cache->entries[i];
+
+        if (entry->loader && entry->loader != request)
+            return true;
+        for (size_t k = 0; k < entry->n_components; k++) {
+            if (entry->components[k]->mover || entry->components[k]->chore == USK_CHORE_EVICT)
+                return true;
+        }
+    }
+    return false;
+}
+
 /* [lock] What becomes of the plan. */
 static void flow_carry_out(struct unstick_request *request)
 {
@@ -285,6 +303,11 @@ static void flow_carry_out(struct unstick_request *request)
     }
     if (plan->verdict == UNSTICK_VERDICT_WAIT) {
         flow_begin_waiting(request, plan->wait);
+        return;
+    }
+    if (plan->verdict == UNSTICK_VERDICT_REFUSED && !request_is_overdue(request) && flow_is_unsettled(request) &&
+        !usk_cache_is_holding(request->cache, request->holder, request)) {
+        flow_begin_waiting(request, UNSTICK_WAIT_RECLAIM);
         return;
     }
     if (plan_reclaim_first(request) == USK_REQUEST_RECLAIM)

@@ -214,6 +214,22 @@ static void view_foresee(struct usk_view *view, int64_t freed_bytes)
     view->snapshot.pending_bytes = (uint64_t)(free_then - free_shown);
 }
 
+/* The accounts as they are now: the marks are of now too, and others moved on since the driver was asked. */
+static void view_catch_up(struct usk_view *view, struct unstick_device *dev)
+{
+    struct unstick_reading *reading = &view->reading;
+    uint64_t before = reading->resident_bytes + reading->sentinel_bytes + reading->spare_bytes +
+                      reading->poisoned_bytes;
+    uint64_t after, free_bytes = reading->free_bytes + before;
+
+    reading->resident_bytes = atomic_load(&dev->accounts[USK_ACCOUNT_RESIDENT]);
+    reading->sentinel_bytes = atomic_load(&dev->accounts[USK_ACCOUNT_SENTINEL]);
+    reading->spare_bytes = atomic_load(&dev->accounts[USK_ACCOUNT_SPARE]);
+    reading->poisoned_bytes = atomic_load(&dev->accounts[USK_ACCOUNT_POISONED]);
+    after = reading->resident_bytes + reading->sentinel_bytes + reading->spare_bytes + reading->poisoned_bytes;
+    reading->free_bytes = free_bytes - usk_min(free_bytes, after);
+}
+
 static uint64_t cache_first_ticket(const struct unstick_cache *cache)
 {
     uint64_t first = 0;
@@ -269,6 +285,7 @@ static int view_fill(struct unstick_request *request, const struct unstick_readi
         .first_ticket = cache_first_ticket(cache),
     };
     memcpy(view->snapshot.rates, cache->rates, sizeof(cache->rates));
+    view_catch_up(view, cache->dev);
     for (size_t i = 0; i < cache->n_entries; i++)
         freed += view_add_entry(view, cache->entries[i], request);
     view_foresee(view, freed);
