@@ -15,10 +15,12 @@
 static int failure_status(const struct unstick_request *request)
 {
     uint64_t max_ms = request->demand.max_wait_ms;
+    /* Else it is there with other settings, and in use. */
+    bool is_short = request->plan.short_bytes;
 
     if (request->has_waited && max_ms && max_ms != UNSTICK_CACHE_NO_WAIT)
         return UNSTICK_TIMED_OUT;
-    return UNSTICK_OUT_OF_DEVICE_MEMORY;
+    return is_short ? UNSTICK_OUT_OF_DEVICE_MEMORY : UNSTICK_BUSY;
 }
 
 int usk_failure_refuse(struct unstick_request *request)

@@ -20,6 +20,8 @@
 #define FLOW_LOOK_NS (50 * USK_NS_PER_MS)
 /* How often a plan may turn out to be out of date (another process was faster) before the request fails. */
 #define FLOW_MAX_SHORTAGES 3
+/* How often who does not wait looks again while something leaves. */
+#define FLOW_MAX_PATIENCE 100
 
 enum look {
     LOOK_HIT,
@@ -119,11 +121,11 @@ static bool flow_wait(struct unstick_request *request, struct unstick_request_ac
     generation = request->cache->generation;
     usk_cache_unlock(request->cache);
     if (generation != request->seen_generation || request->now_ns >= request->look_at_ns ||
-        request_is_overdue(request)) {
+        (request->wait != UNSTICK_WAIT_RECLAIM && request_is_overdue(request))) {
         request->phase = USK_REQUEST_LOOK;
         return true;
     }
-    if (max_ms && max_ms != UNSTICK_CACHE_NO_WAIT)
+    if (max_ms && max_ms != UNSTICK_CACHE_NO_WAIT && request->wait != UNSTICK_WAIT_RECLAIM)
         end_ns = usk_min(end_ns, request->wait_since_ns + max_ms * USK_NS_PER_MS);
     ret_action->kind = UNSTICK_DO_WAIT;
     ret_action->fd = unstick_context_fd(request->cache->ctx);
@@ -216,6 +218,12 @@ static enum look flow_look_locked(struct unstick_request *request)
         return LOOK_HIT;
     if (entry->loader && entry->loader != request)
         return flow_block(request, UNSTICK_WAIT_LOADING);
+    /* That ends by itself, and soon: even who never waits for memory waits for it. */
+    if (look_is_moving(request) && request->kind != USK_REQUEST_PREFETCH &&
+        request->n_patience++ < FLOW_MAX_PATIENCE) {
+        flow_begin_waiting(request, UNSTICK_WAIT_RECLAIM);
+        return LOOK_BLOCKED;
+    }
     if (look_is_moving(request))
         return flow_block(request, UNSTICK_WAIT_RECLAIM);
     return LOOK_GO;
@@ -248,7 +256,7 @@ static enum usk_request_phase plan_reclaim_first(struct unstick_request *request
     const struct unstick_plan *plan = &request->plan;
     bool is_seed = request->cache->options.strategy == UNSTICK_RECLAIM_SEED;
 
-    if (request->has_reclaimed)
+    if (request->has_reclaimed || (plan->verdict == UNSTICK_VERDICT_REFUSED && !plan->short_bytes))
         return USK_REQUEST_OVER;
     if (plan->verdict == UNSTICK_VERDICT_REFUSED || plan->verdict == UNSTICK_VERDICT_RECLAIM)
         return USK_REQUEST_RECLAIM;
@@ -273,21 +281,40 @@ static void flow_move(struct unstick_request *request)
 }
 
 /* [lock] Others are moving something: figures that are taken meanwhile can be off by what is between two places. */
-static bool flow_is_unsettled(const struct unstick_request *request)
+static bool flow_is_unsettled(const struct unstick_request *request, bool has_to_leave)
 {
     const struct unstick_cache *cache = request->cache;
 
     for (size_t i = 0; i < cache->n_entries; i++) {
         const struct usk_entry *entry = cache->entries[i];
 
-        if (entry->loader && entry->loader != request)
+        if (!has_to_leave && entry->loader && entry->loader != request)
             return true;
         for (size_t k = 0; k < entry->n_components; k++) {
-            if (entry->components[k]->mover || entry->components[k]->chore == USK_CHORE_EVICT)
+            const struct usk_component *component = entry->components[k];
+
+            if (component->chore == USK_CHORE_EVICT ||
+                (component->mover && (!has_to_leave || component->future_bytes < component->bytes)))
                 return true;
         }
     }
     return false;
+}
+
+/*
+ * [lock] A refusal while something is on its way out would be one over figures in motion. What leaves ends by itself, so
+ * even who never waits for memory waits for that, though not for ever: others may go on and on.
+ */
+static bool flow_is_premature(struct unstick_request *request)
+{
+    bool may_wait = !request_is_overdue(request) &&
+                    !usk_cache_is_holding(request->cache, request->holder, request);
+
+    if (request->kind == USK_REQUEST_PREFETCH)
+        return false;
+    if (may_wait)
+        return flow_is_unsettled(request, false);
+    return flow_is_unsettled(request, true) && request->n_patience++ < FLOW_MAX_PATIENCE;
 }
 
 /* [lock] What becomes of the plan. */
@@ -305,8 +332,7 @@ static void flow_carry_out(struct unstick_request *request)
         flow_begin_waiting(request, plan->wait);
         return;
     }
-    if (plan->verdict == UNSTICK_VERDICT_REFUSED && !request_is_overdue(request) && flow_is_unsettled(request) &&
-        !usk_cache_is_holding(request->cache, request->holder, request)) {
+    if (plan->verdict == UNSTICK_VERDICT_REFUSED && flow_is_premature(request)) {
         flow_begin_waiting(request, UNSTICK_WAIT_RECLAIM);
         return;
     }

@@ -75,6 +75,8 @@ int usk_cache_lease_begin(struct unstick_cache *cache, struct usk_entry *entry, 
     lease->next = cache->leases;
     cache->leases = lease;
     usk_event_add(cache, UNSTICK_EVENT_LEASE, entry, n == 1 ? components[0] : NULL, now_ns);
+    /* Who waits and holds now does not wait any longer. */
+    usk_cache_touch(cache);
     *ret_lease = lease;
     return UNSTICK_OK;
 }

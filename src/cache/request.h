@@ -95,7 +95,7 @@ struct unstick_request {
     bool is_loading;                         /* lock: the host loads for it */
     bool is_loader;                          /* entry->loader is this */
     bool has_reclaimed, has_waited, is_reclaiming_late, has_host_loaded, is_retrying;
-    unsigned int n_shortages;
+    unsigned int n_shortages, n_patience;
     uint64_t now_ns, started_ns, wait_since_ns, wait_chunk_ns, look_at_ns, seen_generation;
     enum unstick_wait wait;
 
