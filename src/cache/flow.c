@@ -400,7 +400,7 @@ static bool flow_decide(struct unstick_request *request)
     if (flow_is_canceled(request))
         return true;
     if (request->kind != USK_REQUEST_EVICT)
-        r = usk_request_read(request, &reading);
+        r = usk_request_read(request, request->has_reclaimed, &reading);
     if (r < 0) {
         flow_fail(request, r);
         return true;

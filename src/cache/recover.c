@@ -115,7 +115,7 @@ static bool recover_measure(struct unstick_request *request, struct unstick_read
         return false;
     }
     request->has_reclaim_figures = false;
-    request->reclaim_report.status = usk_request_read(request, reading);
+    request->reclaim_report.status = usk_request_read(request, true, reading);
     return true;
 }
 

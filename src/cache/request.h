@@ -144,8 +144,11 @@ void usk_requests_tend(struct unstick_cache *cache, uint64_t now_ns);
 
 /* --- snapshot.c --- */
 
-/* Reads the device, with the host's figures and, if nobody else asks now, the other processes. */
-int usk_request_read(struct unstick_request *request, struct unstick_reading *ret_reading);
+/*
+ * Reads the device, with the host's figures. Asking for the other processes takes longer than all the rest and no plan
+ * needs them; they are left out if somebody else asks just now.
+ */
+int usk_request_read(struct unstick_request *request, bool has_processes, struct unstick_reading *ret_reading);
 /* [lock] Fills the view and decides. */
 int usk_request_decide(struct unstick_request *request, const struct unstick_reading *reading);
 void usk_view_fini(struct usk_view *view);

@@ -79,7 +79,7 @@ static void request_keep_processes(struct unstick_request *request, struct unsti
     reading->processes = processes;
 }
 
-int usk_request_read(struct unstick_request *request, struct unstick_reading *ret_reading)
+int usk_request_read(struct unstick_request *request, bool has_processes, struct unstick_reading *ret_reading)
 {
     struct unstick_cache *cache = request->cache;
     struct unstick_reading reading = { .size = sizeof(reading) };
@@ -89,7 +89,7 @@ int usk_request_read(struct unstick_request *request, struct unstick_reading *re
     if (atomic_load(&cache->dev->is_lost))
         return usk_error_set(&request->error, UNSTICK_DEVICE_LOST, 0, "unstick_cache_request",
                              "the device was lost; what has a backup can still be read with unstick_region_read()");
-    has_monitor = monitor_take(cache);
+    has_monitor = has_processes && monitor_take(cache);
     r = unstick_device_reading(cache->dev, has_monitor ? cache->monitor : NULL, request->now_ns, &reading,
                                &request->error);
     if (r == UNSTICK_OK)
