@@ -15,9 +15,11 @@ static void seed_open(struct world *world, uint64_t free_granules)
     struct world_options options = { .cache = { .size = sizeof(struct unstick_cache_options),
                                                 .strategy = UNSTICK_RECLAIM_SEED } };
     struct usk_fault_script script = { 0 };
+    struct unstick_device_info info;
 
     world_open(world, &options);
-    script.steal_bytes = fixture_device_info(&world->fixture).total_bytes - GRANULE - 4096 - free_granules * GRANULE;
+    info = fixture_device_info(&world->fixture);
+    script.steal_bytes = info.total_bytes - info.used_bytes - free_granules * GRANULE;
     usk_fault_set(world->fixture.fault, &script);
 }
 

@@ -19,9 +19,9 @@ void world_open(struct world *world, const struct world_options *options)
     struct unstick_error error = { 0 };
 
     memset(world, 0, sizeof(*world));
-    /* The sentinel takes a granule, and a sliver for shorter last granules. */
-    fixture_options.limit_bytes = (some.room_granules ? some.room_granules : 2 * MODEL_GRANULES) * GRANULE +
-                                  GRANULE + UINT64_C(4096) * (GRANULE > 65536 ? 512 : 1);
+    /* The sentinel takes one. */
+    fixture_options.limit_bytes =
+        ((some.room_granules ? some.room_granules : 2 * MODEL_GRANULES) + 1) * GRANULE;
     fixture_open(&world->fixture, &fixture_options);
     for (size_t i = 0; i < WORLD_MODELS; i++) {
         for (size_t k = 0; k < WORLD_COMPONENTS; k++) {
