@@ -14,9 +14,10 @@
 #include "kernel.h"
 
 #define BESIDE_THREADS 256
-/* For each multiprocessor of an H100: two blocks are what a matrix product has, and keep its arithmetic busy; memory is
- * kept busy by eight. */
-#define BESIDE_COMPUTE_BLOCKS 264
+/* As a matrix product: sixteen blocks for each multiprocessor of an H100, and so much shared memory for each that four of
+ * them run there at once. Memory is kept busy by eight. */
+#define BESIDE_COMPUTE_BLOCKS 2112
+#define BESIDE_COMPUTE_SHARED_BYTES (48 << 10)
 #define BESIDE_READ_BLOCKS 1056
 /* Beside a backup: shorter than that, so that all of the kernel is beside it. */
 #define BESIDE_LINK_SHARE 0.7
@@ -25,7 +26,7 @@
 #define BESIDE_EVICT_S 0.4
 /* Inference is many short kernels, one behind the other; between two of them others get their turn. */
 #define BESIDE_LAUNCH_S 0.001
-#define BESIDE_TRIAL_ROUNDS 64
+#define BESIDE_TRIAL_S 0.2
 
 #define PTX_HEAD(_name)                                                                                               \
     ".version 6.0\n.target sm_60\n.address_size 64\n"                                                                 \
@@ -69,7 +70,7 @@ struct bench_beside {
     struct unstick_region *region;
     struct bench_buffer buffer; /* the kernel's */
     struct kernel kernel;
-    unsigned int n_blocks, n_rounds, n_launches;
+    unsigned int n_blocks, shared_bytes, n_rounds, n_launches;
     uint8_t fill;
 };
 
@@ -82,7 +83,7 @@ static int beside_time(struct bench *bench, struct bench_beside *state, double *
     int r = UNSTICK_OK;
 
     for (unsigned int i = 0; i < state->n_launches && r == UNSTICK_OK; i++)
-        r = kernel_launch(&state->kernel, state->n_blocks, BESIDE_THREADS, parameters, error);
+        r = kernel_launch(&state->kernel, state->n_blocks, BESIDE_THREADS, state->shared_bytes, parameters, error);
     if (r == UNSTICK_OK)
         r = kernel_wait(&state->kernel, error);
     *ret_s = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
@@ -97,14 +98,18 @@ static int beside_calibrate(struct bench *bench, struct bench_beside *state, dou
     double taken_s;
     int r;
 
-    state->n_rounds = BESIDE_TRIAL_ROUNDS;
     state->n_launches = 1;
-    r = beside_time(bench, state, &taken_s, error);
+    state->n_rounds = 1;
+    do {
+        state->n_rounds *= 2;
+        r = beside_time(bench, state, &taken_s, error);
+    } while (r == UNSTICK_OK && taken_s < BESIDE_TRIAL_S);
+    /* The chip is at its full clock by now. */
     if (r == UNSTICK_OK)
         r = beside_time(bench, state, &taken_s, error);
     if (r < 0)
         return UNSTICK_UNSUPPORTED;
-    state->n_rounds = (unsigned int)usk_min((uint64_t)(BESIDE_TRIAL_ROUNDS * BESIDE_LAUNCH_S / taken_s) + 1, 1 << 20);
+    state->n_rounds = (unsigned int)usk_max((uint64_t)(state->n_rounds * BESIDE_LAUNCH_S / taken_s), 1);
     state->n_launches = (unsigned int)(wanted_s / BESIDE_LAUNCH_S) + 1;
     return r;
 }
@@ -183,6 +188,7 @@ static int beside_open(struct bench *bench, struct bench_beside *state, const ch
     int r = kernel_open(&state->kernel, bench->driver->caps.uuid, ptx, "beside", error);
 
     state->n_blocks = ptx == compute_ptx ? BESIDE_COMPUTE_BLOCKS : BESIDE_READ_BLOCKS;
+    state->shared_bytes = ptx == compute_ptx ? BESIDE_COMPUTE_SHARED_BYTES : 0;
     return r < 0 ? r : beside_calibrate(bench, state, wanted_s, error);
 }
 

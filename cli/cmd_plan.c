@@ -34,7 +34,7 @@ static json_t *plan_json_text(const char *text)
 
     if (string)
         return string;
-    for (i = 0; text[i] && i < sizeof(plain) - 1; i++)
+    for (i = 0; i < sizeof(plain) - 1 && text[i]; i++)
         plain[i] = text[i];
     plain[i] = '\0';
     for (i = 0; plain[i]; i++) {

@@ -118,8 +118,7 @@ static void described_order(struct described *described)
         uint64_t turn = 1;
 
         for (size_t j = 0; j < n; j++)
-            turn += described->entries[j].last_used_ns < entry->last_used_ns ||
-                    (described->entries[j].last_used_ns == entry->last_used_ns && j < i);
+            turn += described->entries[j].last_used_ns < entry->last_used_ns + (j < i);
         unstick_reuse_note(&described->entries[i].reuse, turn);
     }
     described->snapshot.turn = n + 1;

@@ -55,15 +55,15 @@ int kernel_open(struct kernel *kernel, const char *which, const char *ptx, const
     return result == USK_CU_INVALID_PTX || result == USK_CU_NOT_SUPPORTED ? UNSTICK_UNSUPPORTED : r;
 }
 
-int kernel_launch(struct kernel *kernel, unsigned int n_blocks, unsigned int n_threads, void **parameters,
-                  struct unstick_error *error)
+int kernel_launch(struct kernel *kernel, unsigned int n_blocks, unsigned int n_threads, unsigned int shared_bytes,
+                  void **parameters, struct unstick_error *error)
 {
     usk_cu_context ignored;
     usk_cu_result result;
 
     kernel->driver->cuCtxPushCurrent(kernel->context);
-    result = kernel->driver->cuLaunchKernel(kernel->function, n_blocks, 1, 1, n_threads, 1, 1, 0, kernel->stream,
-                                            parameters, NULL);
+    result = kernel->driver->cuLaunchKernel(kernel->function, n_blocks, 1, 1, n_threads, 1, 1, shared_bytes,
+                                            kernel->stream, parameters, NULL);
     kernel->driver->cuCtxPopCurrent(&ignored);
     return result == USK_CU_SUCCESS ? UNSTICK_OK : kernel_fail(kernel, result, "cuLaunchKernel", error);
 }

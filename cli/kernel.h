@@ -20,9 +20,9 @@ struct kernel {
 /* which: as for usk_cuda_open(). UNSTICK_UNSUPPORTED: the driver does not take the text. */
 int kernel_open(struct kernel *kernel, const char *which, const char *ptx, const char *name,
                 struct unstick_error *error);
-/* Starts it; parameters as for cuLaunchKernel(). */
-int kernel_launch(struct kernel *kernel, unsigned int n_blocks, unsigned int n_threads, void **parameters,
-                  struct unstick_error *error);
+/* Starts it; parameters as for cuLaunchKernel(). shared_bytes: of shared memory per block, at most 48 KiB. */
+int kernel_launch(struct kernel *kernel, unsigned int n_blocks, unsigned int n_threads, unsigned int shared_bytes,
+                  void **parameters, struct unstick_error *error);
 /* Blocks until it is over. */
 int kernel_wait(struct kernel *kernel, struct unstick_error *error);
 /* One that was never opened (zeroed) is left alone. */

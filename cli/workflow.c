@@ -301,15 +301,27 @@ static json_t *advice_json_order(const struct workflow *workflow, bool is_backwa
     return order;
 }
 
+/* What is too large as a whole may still run, its components leased one after the other. */
+static uint64_t workflow_largest(const struct workflow *workflow, size_t model)
+{
+    uint64_t largest = 0;
+
+    for (size_t i = 0; i < workflow->entries[model].n_components; i++)
+        largest = usk_max(largest, workflow->components[model][i].bytes);
+    return largest;
+}
+
 static json_t *advice_json_models(const struct workflow *workflow)
 {
     json_t *models = json_array();
 
     for (size_t i = 0; i < workflow->workload.n_models; i++)
-        json_array_append_new(models, json_pack("{s:s,s:I,s:b,s:f}", "key", workflow->workload.models[i].key, "bytes",
-                                                (json_int_t)workflow->bytes[i], "fits",
-                                                workflow->bytes[i] <= workflow->room_bytes, "load_seconds",
-                                                seconds_of(workflow->bytes[i])));
+        json_array_append_new(
+            models,
+            json_pack("{s:s,s:I,s:b,s:b,s:f}", "key", workflow->workload.models[i].key, "bytes",
+                      (json_int_t)workflow->bytes[i], "fits", workflow->bytes[i] <= workflow->room_bytes,
+                      "fits_by_component", workflow_largest(workflow, i) <= workflow->room_bytes, "load_seconds",
+                      seconds_of(workflow->bytes[i])));
     return models;
 }
 
@@ -389,9 +401,14 @@ static void advice_print(const struct workflow *workflow, const struct advice *a
 
     printf("room for models: %s\n", usk_size_format(size, workflow->room_bytes));
     for (size_t i = 0; i < workflow->workload.n_models; i++) {
-        if (workflow->bytes[i] > workflow->room_bytes)
-            printf("does not fit: %s (%s)\n", workflow->workload.models[i].key,
-                   usk_size_format(size, workflow->bytes[i]));
+        uint64_t largest = workflow_largest(workflow, i);
+
+        if (workflow->bytes[i] <= workflow->room_bytes)
+            continue;
+        printf("does not fit: %s (%s)", workflow->workload.models[i].key, usk_size_format(size, workflow->bytes[i]));
+        if (largest <= workflow->room_bytes)
+            printf("; its components do, one at a time (the largest is %s)", usk_size_format(size, largest));
+        printf("\n");
     }
     for (size_t i = 0; i < advice->together.n_items; i++) {
         const char *separator = "fit together: ";

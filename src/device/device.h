@@ -135,9 +135,10 @@ struct usk_device_ops {
     void (*drop)(struct usk_device *dev, uint64_t ticket);
 
     /* [baton] Between the two the caller makes several calls, one behind the other, and register_host() and
-     * unregister_host() of other threads wait: a driver may hold a lock over those for a millisecond, and each call would
-     * wait for one. Short, and not nested; begin may wait for one that runs. NULL where nothing is to be gained. */
-    void (*begin_burst)(struct usk_device *dev);
+     * unregister_host() of other threads wait: a driver may hold a lock over those for a millisecond and more, and each
+     * call would wait for one. Short, and not nested. False: one of those runs; event_fd is signalled when it is over,
+     * and for a moment no other one begins. NULL where nothing is to be gained. */
+    bool (*begin_burst)(struct usk_device *dev);
     void (*end_burst)(struct usk_device *dev);
 
     /* [any] [blocks] Makes host memory known to the device, so that copies run at the speed of the link and need not

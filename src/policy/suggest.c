@@ -202,8 +202,10 @@ static void suggest_when_short(struct suggest *suggest)
     if (suggest->available_bytes < UNSTICK_VIABLE_BYTES && suggest_has_nothing_left(suggest) &&
         suggest->snapshot->reading->total_bytes >= UNSTICK_VIABLE_BYTES)
         suggest_add(suggest, UNSTICK_SUGGEST_RESTART, suggest->demand->quantization, 0,
-                    "restart the workflow's process, or hibernate it: %s are available, less than the viable %s, "
-                    "and nothing is left to reclaim",
+                    "restart %s, or hibernate it: %s are available, less than the viable %s, and nothing is left to "
+                    "reclaim",
+                    plan->held_by_others_bytes > plan->maybe_bytes ? "the process that holds the rest"
+                                                                   : "the workflow's process",
                     usk_size_format(size, suggest->available_bytes), usk_size_format(others, UNSTICK_VIABLE_BYTES));
     if (plan->verdict == UNSTICK_VERDICT_REFUSED && !suggest->demand->allow_low_memory &&
         !suggest_is_hopeless(suggest))

@@ -159,7 +159,7 @@ int unstick_device_close(struct unstick_device *dev, struct unstick_error *error
     if (usk_context_is_forked(ctx))
         return usk_context_fail_forked(error);
     usk_baton_take(ctx);
-    usk_region_reap(dev);
+    usk_region_reap(dev, UINT64_MAX);
     usk_context_lock(ctx);
     is_used = dev->regions;
     if (!is_used)

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/math.h"
 
@@ -99,28 +100,40 @@ void usk_region_trim(struct unstick_region *region)
     }
 }
 
-/* [baton] Takes everything away and frees the region. Without a device there is nothing to give back but our own. */
-static void region_end(struct unstick_region *region)
+/* Takes one granule's memory away; what the driver does not let go of is left over. */
+static void region_end_granule(struct unstick_region *region, uint32_t index, bool is_quiet)
+{
+    struct usk_device *driver = region->dev->driver;
+    struct usk_granule *granule = &region->granules[index];
+    bool is_gone;
+
+    is_gone = granule->is_bare ||
+              (is_quiet && driver->ops->unmap(driver, usk_region_granule_address(region, index),
+                                              usk_region_granule_bytes(region, index), NULL) == UNSTICK_OK);
+    region->has_leftovers |= !is_gone;
+    if (granule->physical && is_gone)
+        usk_physical_unref(region->dev, granule->physical, false, NULL);
+    else if (granule->physical)
+        usk_physical_poison(region->dev, granule->physical);
+    usk_blob_unref(granule->blob);
+    *granule = (struct usk_granule){ .is_bare = true };
+}
+
+/* [baton] Takes everything away and frees the region; false: not all of it yet. Without a device there is nothing to give
+ * back but our own. */
+static bool region_end(struct unstick_region *region, uint64_t deadline_ns)
 {
     const struct usk_device_ops *ops = region->dev->driver->ops;
     /* A device that was given up may not have been lost: copies that nobody could wait for may still run. */
-    bool is_quiet = !atomic_load(&region->dev->is_lost) || usk_device_settle(region->dev), is_all_unmapped = true;
+    bool is_quiet = !atomic_load(&region->dev->is_lost) || usk_device_settle(region->dev);
 
-    for (uint32_t i = 0; i < region->n_reserved; i++) {
-        struct usk_granule *granule = &region->granules[i];
-        bool is_gone = granule->is_bare ||
-                       (is_quiet && ops->unmap(region->dev->driver, usk_region_granule_address(region, i),
-                                               usk_region_granule_bytes(region, i), NULL) == UNSTICK_OK);
-
-        is_all_unmapped &= is_gone;
-        if (granule->physical && is_gone)
-            usk_physical_unref(region->dev, granule->physical, false, NULL);
-        else if (granule->physical)
-            usk_physical_poison(region->dev, granule->physical);
-        usk_blob_unref(granule->blob);
+    while (region->n_ended < region->n_reserved) {
+        region_end_granule(region, region->n_ended++, is_quiet);
+        if (usk_clock_now_ns() > deadline_ns)
+            return false;
     }
     /* Addresses with something left in them stay reserved for the life of the process. */
-    if (is_all_unmapped)
+    if (!region->has_leftovers)
         ops->unreserve(region->dev->driver, region->address, region->reserve_bytes, NULL);
     for (size_t i = 0; i < region->n_fences; i++)
         usk_device_drop(region->dev->driver, region->fences[i]);
@@ -129,6 +142,7 @@ static void region_end(struct unstick_region *region)
     free(region->fences);
     free(region->granules);
     free(region);
+    return true;
 }
 
 /* [lock] */
@@ -143,7 +157,17 @@ static void region_unlink(struct unstick_region *region)
     region->next = NULL;
 }
 
-void usk_region_reap(struct unstick_device *dev)
+static void region_bury(struct unstick_region *region)
+{
+    struct unstick_device *dev = region->dev;
+
+    usk_context_lock(dev->ctx);
+    region->next = dev->dead;
+    dev->dead = region;
+    usk_context_unlock(dev->ctx);
+}
+
+bool usk_region_reap(struct unstick_device *dev, uint64_t deadline_ns)
 {
     for (;;) {
         struct unstick_region *region;
@@ -154,8 +178,11 @@ void usk_region_reap(struct unstick_device *dev)
             dev->dead = region->next;
         usk_context_unlock(dev->ctx);
         if (!region)
-            return;
-        region_end(region);
+            return true;
+        if (!region_end(region, deadline_ns)) {
+            region_bury(region);
+            return false;
+        }
     }
 }
 
@@ -266,7 +293,7 @@ int unstick_region_new(struct unstick_device *dev, const char *name, uint64_t by
 
 fail_cover:
     usk_baton_take(ctx);
-    region_end(region);
+    region_end(region, UINT64_MAX);
     usk_baton_give(ctx);
     return r;
 fail_memory:
@@ -297,7 +324,7 @@ struct unstick_region *unstick_region_unref(struct unstick_region *region)
     dev = region->dev;
     if (region_drop(region)) {
         usk_baton_take(dev->ctx);
-        usk_region_reap(dev);
+        usk_region_reap(dev, UINT64_MAX);
         usk_baton_give(dev->ctx);
     }
     return NULL;

@@ -55,6 +55,8 @@ struct unstick_region {
     uint64_t bytes;               /* lock */
     uint64_t used_bytes;          /* lock */
     uint32_t n_reserved;          /* granules that cover reserve_bytes */
+    uint32_t n_ended;             /* baton; without references: granules that are gone */
+    bool has_leftovers;           /* and some of them are not */
     struct usk_granule *granules; /* baton; n_reserved of them */
     struct usk_arena *arena;      /* baton: made by the first backup into host memory */
     struct usk_backing *backing;  /* baton: the files it was loaded from, while blobs refer to them */
@@ -89,8 +91,8 @@ enum unstick_region_state usk_region_state(const struct unstick_region *region);
 
 /* As unstick_region_unref(), for a holder of the baton: the end itself is left to usk_region_reap(). */
 void usk_region_unref_in_step(struct unstick_region *region);
-/* [baton] Ends the regions without references. */
-void usk_region_reap(struct unstick_device *dev);
+/* [baton] Ends the regions without references, a granule at least; false: the time was up before all were ended. */
+bool usk_region_reap(struct unstick_device *dev, uint64_t deadline_ns);
 
 /* True if every invariant that can be checked from outside holds, with the accounts of its device. For tests. [baton] */
 bool usk_device_is_valid(struct unstick_device *dev);

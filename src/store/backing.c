@@ -294,6 +294,22 @@ int usk_backing_poll(struct usk_backing *backing, uint32_t index, struct unstick
     return is_pending ? UNSTICK_PENDING : UNSTICK_OK;
 }
 
+bool usk_backing_is_behind(struct usk_backing *backing, uint32_t index)
+{
+    const struct backing_granule *granule = backing_granule(backing, index);
+
+    for (size_t i = 0; granule && i < granule->n_uses; i++) {
+        if (usk_pin_file_piece_is_behind(backing->uses[granule->first_use + i], BACKING_AHEAD))
+            return true;
+    }
+    return false;
+}
+
+void usk_backing_pin(struct usk_backing *backing)
+{
+    usk_pin_file_set_pin(&backing->set);
+}
+
 void usk_backing_put(struct usk_backing *backing, uint32_t index)
 {
     const struct backing_granule *granule = backing_granule(backing, index);

@@ -46,10 +46,57 @@ static uint64_t piece_bytes(const struct usk_pin_file_piece *piece)
     return piece->end - piece->start;
 }
 
+/* Under the lock, for a piece whose jobs are over: the next thing that happens to it is its enter job. */
+static void piece_begin(struct usk_pin_file_piece *piece)
+{
+    usk_job_reset(&piece->enter.job);
+    usk_job_reset(&piece->leave.job);
+    piece->is_wanted = true;
+    piece->state = USK_FILE_PIECE_ENTERING;
+    piece->file->set->n_busy++;
+}
+
+static bool piece_is_idle(struct usk_pin_file_piece *piece)
+{
+    return usk_job_is_over(&piece->enter.job) && usk_job_is_over(&piece->leave.job);
+}
+
+/* Under the lock: begins a piece that is not registered, if all are to be and none is under way. NULL: none. */
+static struct usk_pin_file_piece *set_pin_next(struct usk_pin_file_set *set)
+{
+    if (!set->is_pinning || set->is_freed || set->n_busy || !atomic_load(&set->is_direct))
+        return NULL;
+    for (size_t i = 0; i < set->n_files; i++) {
+        for (size_t k = 0; k < set->files[i].n_pieces; k++) {
+            struct usk_pin_file_piece *piece = &set->files[i].pieces[k];
+
+            if (piece->state == USK_FILE_PIECE_OUT && piece->end > piece->start && piece_is_idle(piece)) {
+                piece_begin(piece);
+                return piece;
+            }
+        }
+    }
+    set->is_pinning = false;
+    return NULL;
+}
+
+void usk_pin_file_set_pin(struct usk_pin_file_set *set)
+{
+    struct usk_pin_file_piece *piece;
+
+    set_lock(set);
+    set->is_pinning = true;
+    piece = set_pin_next(set);
+    set_unlock(set);
+    if (piece)
+        usk_store_submit(set->store, &piece->enter.job);
+}
+
 /* Notes how a job ended; the last one of a set that was freed ends the set. */
 static void piece_end(struct usk_pin_file_piece *piece, enum usk_pin_file_piece_state state, const struct unstick_error *error)
 {
     struct usk_pin_file_set *set = piece->file->set;
+    struct usk_pin_file_piece *next;
     bool is_last;
 
     set_lock(set);
@@ -57,7 +104,10 @@ static void piece_end(struct usk_pin_file_piece *piece, enum usk_pin_file_piece_
         piece->error = *error;
     piece->state = state;
     is_last = !--set->n_busy && set->is_freed;
+    next = set_pin_next(set);
     set_unlock(set);
+    if (next)
+        usk_store_submit(set->store, &next->enter.job);
     if (is_last)
         usk_store_submit(set->store, &set->release);
 }
@@ -179,11 +229,8 @@ int usk_pin_file_piece_want(struct usk_pin_file_piece *piece, struct unstick_err
     case USK_FILE_PIECE_FAILED:
         if (!is_direct) {
             r = UNSTICK_UNSUPPORTED;
-        } else if (usk_job_is_over(&piece->enter.job) && usk_job_is_over(&piece->leave.job)) {
-            usk_job_reset(&piece->enter.job);
-            usk_job_reset(&piece->leave.job);
-            piece->state = USK_FILE_PIECE_ENTERING;
-            set->n_busy++;
+        } else if (piece_is_idle(piece)) {
+            piece_begin(piece);
             is_begun = true;
         } else {
             piece->state = USK_FILE_PIECE_OUT;
@@ -215,6 +262,17 @@ int usk_pin_file_piece_poll(struct usk_pin_file_piece *piece, struct unstick_err
         return why.status;
     }
     return usk_pin_file_piece_want(piece, error);
+}
+
+bool usk_pin_file_piece_is_behind(struct usk_pin_file_piece *piece, unsigned int n)
+{
+    struct usk_pin_file_set *set = piece->file->set;
+    bool is_behind;
+
+    set_lock(set);
+    is_behind = piece->state == USK_FILE_PIECE_OUT && set->n_busy >= n;
+    set_unlock(set);
+    return is_behind;
 }
 
 void usk_pin_file_piece_want_ahead(struct usk_pin_file_piece *piece)

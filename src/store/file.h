@@ -59,6 +59,7 @@ struct usk_pin_file_set {
     /* Under the store's lock. */
     unsigned int n_busy;    /* jobs of pieces that have not run to their end */
     bool is_freed, is_released;
+    bool is_pinning;        /* all pieces are to be registered */
 
     struct usk_job release; /* to the set by container */
 };
@@ -76,9 +77,13 @@ struct usk_pin_file_piece *usk_pin_file_use(struct usk_pin_file *file, uint64_t 
 int usk_pin_file_piece_want(struct usk_pin_file_piece *piece, struct unstick_error *error);
 /* The same for who wants it already, only that a failure stays. */
 int usk_pin_file_piece_poll(struct usk_pin_file_piece *piece, struct unstick_error *error);
+/* True if nothing was begun for it yet and n jobs of the set are under way. */
+bool usk_pin_file_piece_is_behind(struct usk_pin_file_piece *piece, unsigned int n);
 /* The same for who guesses that it will be wanted. */
 void usk_pin_file_piece_want_ahead(struct usk_pin_file_piece *piece);
 
+/* Registers all pieces that are not, one after the other, each begun by the job of the one before. */
+void usk_pin_file_set_pin(struct usk_pin_file_set *set);
 /* Unregisters what nobody holds. */
 void usk_pin_file_set_unpin(struct usk_pin_file_set *set);
 

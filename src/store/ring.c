@@ -59,6 +59,29 @@ int usk_ring_get(struct usk_store *store, void **ret_buffer, struct unstick_erro
     return ring_make(store, has_others, error);
 }
 
+bool usk_ring_try(struct usk_store *store, void **ret_buffer)
+{
+    bool has_failed = false;
+
+    for (unsigned int i = 0; i < USK_RING_MAX; i++) {
+        enum usk_block_state state = usk_block_state(&store->ring[i]);
+
+        if (state == USK_BLOCK_READY && !store->ring_is_taken[i]) {
+            store->ring_is_taken[i] = true;
+            *ret_buffer = store->ring[i].address;
+            return true;
+        }
+        if (state == USK_BLOCK_FAILED) {
+            /* Nobody depends on it: it is empty again for who does. */
+            usk_block_drop(&store->ring[i]);
+            has_failed = true;
+        }
+    }
+    if (!has_failed)
+        (void)ring_make(store, true, NULL);
+    return false;
+}
+
 void usk_ring_put(struct usk_store *store, void *buffer)
 {
     for (unsigned int i = 0; i < USK_RING_MAX; i++) {

@@ -93,6 +93,8 @@ void usk_arena_free(struct usk_arena *arena);
  * free or it is being made, try again. Fails with UNSTICK_OUT_OF_HOST_MEMORY or UNSTICK_HOST_BUDGET if not even one
  * can be had. */
 int usk_ring_get(struct usk_store *store, void **ret_buffer, struct unstick_error *error);
+/* Takes a buffer that is free and ready; false: there is none, and one is begun if that is possible. */
+bool usk_ring_try(struct usk_store *store, void **ret_buffer);
 void usk_ring_put(struct usk_store *store, void *buffer);
 /* Gives idle buffers back to the system. */
 void usk_ring_trim(struct usk_store *store);
@@ -121,6 +123,10 @@ bool usk_backing_is_direct(const struct usk_backing *backing);
  * is_direct() is false. */
 int usk_backing_get(struct usk_backing *backing, uint32_t index, struct unstick_error *error);
 int usk_backing_poll(struct usk_backing *backing, uint32_t index, struct unstick_error *error);
+/* True if granule `index` is not registered and would have to wait for others that are. */
+bool usk_backing_is_behind(struct usk_backing *backing, uint32_t index);
+/* Registers by and by, in the background, what is not registered yet. */
+void usk_backing_pin(struct usk_backing *backing);
 /* Ends a hold. Registrations stay until usk_backing_unpin() or free, so that the next restore finds them. */
 void usk_backing_put(struct usk_backing *backing, uint32_t index);
 /* Unregisters pieces that nobody holds (by a job): the pages go back to the page cache. */

@@ -260,6 +260,8 @@ static void arrive_keep_backing(struct unstick_task *task)
     if (!task->failure && task->tier == UNSTICK_TIER_FILE) {
         usk_backing_free(region->backing);
         region->backing = task->backing;
+        usk_backing_pin(region->backing);
+        usk_ring_trim(region->dev->store);
     } else {
         usk_backing_free(task->backing);
     }

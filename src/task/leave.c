@@ -88,6 +88,8 @@ static void leave_admit_batch(struct unstick_task *task, struct usk_hash_batch *
         n++;
     if (!n)
         return;
+    if (!usk_step_may_call(step, task->region->dev))
+        return;
     *batch = (struct usk_hash_batch){ .first = first, .n = n };
     if (!usk_slots_take(task->region->dev, n, &batch->slot)) {
         step->is_waiting = true;

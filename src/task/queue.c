@@ -27,12 +27,13 @@ bool usk_step_may_call(struct usk_step *step, struct unstick_device *dev)
         step->has_progressed = true;
         return false;
     }
-    if (!step->burst && dev->driver->ops->begin_burst) {
-        step->burst = dev->driver;
-        dev->driver->ops->begin_burst(dev->driver);
+    if (!step->burst && !step->is_kept_out && dev->driver->ops->begin_burst) {
+        step->is_kept_out = !dev->driver->ops->begin_burst(dev->driver);
+        step->burst = step->is_kept_out ? NULL : dev->driver;
     }
-    step->has_called = true;
-    return true;
+    step->is_waiting |= step->is_kept_out;
+    step->has_called |= !step->is_kept_out;
+    return !step->is_kept_out;
 }
 
 static void step_end_burst(struct usk_step *step)
@@ -213,7 +214,7 @@ static void queue_step_devices(struct unstick_context *ctx, struct usk_step *ste
     dev = ctx->devices;
     usk_context_unlock(ctx);
     while (dev) {
-        usk_region_reap(dev);
+        step->has_progressed |= !usk_region_reap(dev, step->deadline_ns);
         if (dev->spares && !usk_queue_keeps_spares(dev, NULL))
             step->has_progressed |= usk_queue_drain(dev, step);
         usk_context_lock(ctx);

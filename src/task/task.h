@@ -61,6 +61,7 @@ struct usk_step {
     uint64_t deadline_ns; /* on the library's own clock */
     bool has_called;      /* at least one call was made: a step that is late from the start gets on, too */
     struct usk_device *burst; /* whose calls go first until the step ends; NULL: none were made */
+    bool is_kept_out;         /* the device asks to come again */
     bool has_progressed;  /* step again at once */
     bool is_waiting;      /* for the device or a job: they signal the event, or are polled soon */
 };

@@ -88,6 +88,7 @@ class Plan(cli_test.Case):
         self.assertEqual((out["verdict"], out["held_by_others_bytes"]), ("refused", 11 * GIB))
         self.assertEqual(self.actions(out), ["others", "restart", "force"])
         self.assertIn("11.0 GiB are held by others", out["reason"])
+        self.assertIn("the process that holds the rest", out["suggestions"][1]["text"])
         self.assertIn("allow_low_memory", out["suggestions"][2]["text"])
 
     def test_forced(self):
@@ -224,6 +225,7 @@ class Workflow(cli_test.Case):
                           ["--device", "host:40MiB", "--device-memory", "28MiB"]):
             out = self.advise(workload, *arguments)
             self.assertEqual([model["fits"] for model in out["models"]], [False, True, True])
+            self.assertEqual([model["fits_by_component"] for model in out["models"]], [True, True, True])
             self.assertEqual([s["verdict"] for s in out["switches"]], ["fits", "refused", "evict"])
             self.assertEqual(out["switches"][1]["moved_bytes"], 0)
             self.assertEqual(out["room_bytes"], 28 * MIB)

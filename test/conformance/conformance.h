@@ -21,6 +21,7 @@ struct conformance {
     int (*open)(int event_fd, struct usk_device **ret_dev, struct unstick_error *error);
     int refusal;             /* how it refuses what it can check itself; 0: in any way but by being lost */
     uint64_t slack_bytes;    /* memory_info() may differ that much from our count: tables of the driver */
+    bool is_permissive;      /* maps over the end of a reservation, which is for the caller not to ask for */
 };
 
 /* What the cases of a group work on; opened for each group. */

@@ -71,7 +71,7 @@ static void stray_copy(struct stray *stray, uint64_t to, uint64_t from)
     void *parameters[] = { &to, &from };
     struct unstick_error error = { 0 };
 
-    if (kernel_launch(&stray->kernel, (unsigned int)(BYTES / WORD / 256), 256, parameters, &error) != UNSTICK_OK ||
+    if (kernel_launch(&stray->kernel, (unsigned int)(BYTES / WORD / 256), 256, 0, parameters, &error) != UNSTICK_OK ||
         kernel_wait(&stray->kernel, &error) != UNSTICK_OK)
         fail_msg("%s", error.text);
 }

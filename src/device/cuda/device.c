@@ -167,10 +167,9 @@ static void cuda_drop(struct usk_device *dev, uint64_t ticket)
     usk_cuda_tickets_drop(&cuda_from(dev)->tickets, ticket);
 }
 
-static void cuda_begin_burst(struct usk_device *dev)
+static bool cuda_begin_burst(struct usk_device *dev)
 {
-    (void)dev;
-    usk_cuda_pins_begin_burst();
+    return usk_cuda_pins_begin_burst(dev->event_fd);
 }
 
 static void cuda_end_burst(struct usk_device *dev)

@@ -21,8 +21,9 @@
 
 #define TILE_BYTES (UINT64_C(1024) * USK_HASH_LEAF_BYTES)
 
-/* Blocks that a multiprocessor holds at once: 2048 threads. */
-#define BLOCKS_PER_MULTIPROCESSOR (2048 / USK_CUDA_HASH_BLOCK)
+/* Two blocks have 32 KiB of loads under way on a multiprocessor, which is about what memory needs to be busy; the rest of
+ * it is for the host program's kernels, which would otherwise wait for every hash as a whole. */
+#define BLOCKS_PER_MULTIPROCESSOR 2
 
 /* The test's data: two pieces of whole tiles and a short one. It lies behind the sums in the same allocation, which
  * takes 2 MiB of the device anyway, since to free another one would wait for the host program's kernels. */
@@ -31,15 +32,11 @@
 #define TEST_BYTES (TEST_N * TEST_PIECE_BYTES)
 #define SUMS_BYTES (USK_CUDA_N_HASH_SLOTS * sizeof(uint64_t))
 
-/* A block that has come to its end makes room for another one; of few and long blocks the last would run alone. */
-#define TILES_PER_BLOCK_MAX 16
-
 uint32_t usk_cuda_hash_blocks(uint64_t piece_bytes, uint32_t n, uint32_t n_blocks_best)
 {
     uint64_t n_tiles = usk_div_up(piece_bytes, TILE_BYTES);
-    uint64_t n_blocks = usk_max(usk_div_up(n_blocks_best, n), usk_div_up(n_tiles, TILES_PER_BLOCK_MAX));
 
-    return (uint32_t)usk_min(usk_min(n_blocks, n_tiles), INT32_MAX);
+    return (uint32_t)usk_min(usk_div_up(n_blocks_best, n), n_tiles);
 }
 
 static usk_cu_result hash_launch(const struct usk_cuda_hash *hash, const struct usk_cuda_driver *driver,

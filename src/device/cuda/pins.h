@@ -5,7 +5,7 @@
 #include "device/cuda/core.h"
 
 /* As the contract's begin_burst() and end_burst(), for the whole process. */
-void usk_cuda_pins_begin_burst(void);
+bool usk_cuda_pins_begin_burst(int event_fd);
 void usk_cuda_pins_end_burst(void);
 
 /* Host memory that the driver knows of. [any] [blocks] */

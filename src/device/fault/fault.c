@@ -485,12 +485,11 @@ static int fault_unregister(struct usk_device *dev, void *address, uint64_t byte
     return r;
 }
 
-static void fault_begin_burst(struct usk_device *dev)
+static bool fault_begin_burst(struct usk_device *dev)
 {
     struct usk_device *inner = fault_from(dev)->inner;
 
-    if (inner->ops->begin_burst)
-        inner->ops->begin_burst(inner);
+    return !inner->ops->begin_burst || inner->ops->begin_burst(inner);
 }
 
 static void fault_end_burst(struct usk_device *dev)
