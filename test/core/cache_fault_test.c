@@ -123,16 +123,7 @@ static bool run_once(const struct act *act, enum mode mode, uint64_t n)
         assert_true(mode != FAIL_ONCE);
         assert_int_equal(world_use(&world, 2, NULL, NULL, NULL), UNSTICK_DEVICE_LOST);
     }
-    if (has_poison(&world) || atomic_load(&world.fixture.dev->is_lost)) {
-        assert_int_equal(unstick_cache_close(world.cache, NULL), UNSTICK_OK);
-        for (size_t i = 0; i < WORLD_MODELS; i++) {
-            for (size_t k = 0; k < WORLD_COMPONENTS; k++)
-                fixture_file_close(&world.files[i][k]);
-        }
-        fixture_close(&world.fixture);
-    } else {
-        world_close(&world);
-    }
+    world_close(&world);
     return n_failed;
 }
 

@@ -143,6 +143,8 @@ static void test_threads(void **state)
 
     (void)state;
     world_open(&world, NULL);
+    for (size_t i = 0; i < WORLD_MODELS; i++)
+        world_write(&world, i);
     for (size_t i = 0; i < N_THREADS; i++) {
         threads[i].world = &world;
         threads[i].seed = 88172645463325252u + i * 7919;

@@ -351,6 +351,7 @@ static void test_registering_is_checked(void **state)
 
     (void)state;
     world_open(&world, NULL);
+    world_write(&world, 0);
     twice = world.layouts[0][0];
     assert_int_equal(unstick_cache_request(world.cache, world_keys[0], &demand, &request, NULL), UNSTICK_OK);
     assert_int_equal(unstick_request_add(request, &twice, &error), UNSTICK_INVALID_ARGUMENT);

@@ -22,6 +22,7 @@ struct world {
     struct unstick_cache *cache;
     struct fixture_file files[WORLD_MODELS][WORLD_COMPONENTS];
     struct unstick_cache_component layouts[WORLD_MODELS][WORLD_COMPONENTS];
+    bool has_files[WORLD_MODELS];       /* written at first use */
     /* The host. */
     struct unstick_reading figures;     /* what it adds when it is asked to measure */
     uint64_t empty_cache_bytes;         /* what EMPTY_CACHE takes off figures.torch_reserved_bytes */
@@ -41,6 +42,8 @@ void world_open(struct world *world, const struct world_options *options);
 /* Closes the cache and checks that nothing of it is left. */
 void world_close(struct world *world);
 
+/* Writes the files of model `index`, if they are not there yet. */
+void world_write(struct world *world, size_t index);
 /* All of model `index`, loaded from its files by the cache; never waits. */
 struct unstick_cache_demand world_demand(struct world *world, size_t index);
 
