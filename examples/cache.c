@@ -135,7 +135,8 @@ int main(int argc, char **argv)
     int r;
 
     if ((r = unstick_context_new(NULL, &program.ctx, &error)) >= 0 &&
-        (r = unstick_device_open(program.ctx, argc > 1 ? argv[1] : "host:256MiB", &options, &program.dev, &error)) >= 0 &&
+        (r = unstick_device_open(program.ctx, argc > 1 ? argv[1] : "host:256MiB", &options, &program.dev,
+                                 &error)) >= 0 &&
         (r = unstick_cache_open(program.dev, NULL, &program.cache, &error)) >= 0 && (r = write_model(&program)) >= 0)
         r = take_turns(&program, &error);
     if (r < 0)

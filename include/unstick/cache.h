@@ -82,8 +82,8 @@ UNSTICK_EXPORT int unstick_cache_open(struct unstick_device *dev, const struct u
                                       struct unstick_cache **ret_cache, struct unstick_error *error);
 
 /**
- * Drops every entry and frees the cache; ends what was canceled, and blocks for it. NULL is allowed. @return UNSTICK_OK,
- * or UNSTICK_BUSY (nothing changed) while a request or a lease is left.
+ * Drops every entry and frees the cache; ends what was canceled, and blocks for it. NULL is allowed.
+ * @return UNSTICK_OK, or UNSTICK_BUSY (nothing changed) while a request or a lease is left.
  */
 UNSTICK_EXPORT int unstick_cache_close(struct unstick_cache *cache, struct unstick_error *error);
 
@@ -94,7 +94,7 @@ UNSTICK_EXPORT int unstick_cache_close(struct unstick_cache *cache, struct unsti
  */
 UNSTICK_EXPORT int unstick_cache_step(struct unstick_cache *cache, uint64_t now_ns);
 
-/** Milliseconds after which unstick_cache_step() should be called even if the context's fd stays silent; -1: no need. */
+/** Milliseconds after which unstick_cache_step() is due even if the context's fd stays silent; -1: no need. */
 UNSTICK_EXPORT int unstick_cache_timeout_ms(struct unstick_cache *cache, uint64_t now_ns);
 
 /* --- requests --- */
@@ -233,7 +233,7 @@ UNSTICK_EXPORT int unstick_cache_evict(struct unstick_cache *cache, const char *
 /**
  * Says how the action before went and gets the next; also steps the context. Never blocks. @param report may be NULL.
  * @param now_ns a monotonic clock; 0: the library's own. @return UNSTICK_PENDING: perform ret_action. UNSTICK_OK: it is
- * over, and there is a lease to take unless none was asked for. A failure: it is over, and nothing that it took is left;
+ * over, and there is a lease to take unless none was asked for. A failure: it is over, nothing that it took is left;
  * unstick_request_result() says more. Later calls return the same.
  */
 UNSTICK_EXPORT int unstick_request_next(struct unstick_request *request, const struct unstick_request_report *report,

@@ -11,7 +11,7 @@
 #include "base/error.h"
 
 /*
- * What is marked lock is guarded by the cache's lock. The lock may be held over short calls that take the context's lock
+ * What is marked lock is guarded by the cache's lock. It may be held over short calls that take the context's lock
  * (reading what a region holds, beginning a lease, canceling a task), never over a driver call or a step, and the
  * context's lock is never held while it is taken.
  */

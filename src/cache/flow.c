@@ -5,7 +5,7 @@
  * carry the request's mark.
  *
  * Who waits for memory has no marks and loads nothing: whoever waits for a loader therefore waits for something that
- * waits for nobody. A holder of a lease may wait for a loader and for tasks, which end by themselves; it never waits for
+ * waits for nobody. A holder of a lease may wait for a loader and for tasks, which end by themselves; never for
  * memory, which others may hold as long as they like.
  */
 #include <stdlib.h>
@@ -18,8 +18,6 @@
 
 /* How often the device is asked again while others may free memory there. */
 #define FLOW_LOOK_NS (50 * USK_NS_PER_MS)
-/* How often a plan may turn out to be out of date (another process was faster) before the request fails. */
-#define FLOW_MAX_SHORTAGES 3
 /* How often who does not wait looks again while something leaves. */
 #define FLOW_MAX_PATIENCE 100
 
@@ -62,25 +60,25 @@ static bool request_is_overdue(const struct unstick_request *request)
            request->now_ns - request->wait_since_ns >= max_ms * USK_NS_PER_MS;
 }
 
-static void flow_fail(struct unstick_request *request, int status)
+void usk_flow_fail(struct unstick_request *request, int status)
 {
     if (!request->failure)
         request->failure = status;
     request->phase = USK_REQUEST_STOP;
 }
 
-static bool flow_is_canceled(struct unstick_request *request)
+bool usk_flow_is_canceled(struct unstick_request *request)
 {
     if (!atomic_load(&request->is_canceled) || request->failure)
         return false;
-    flow_fail(request, usk_error_set(&request->error, UNSTICK_CANCELED, 0, "unstick_request_cancel",
+    usk_flow_fail(request, usk_error_set(&request->error, UNSTICK_CANCELED, 0, "unstick_request_cancel",
                                      "the request for %s was canceled", request->entry->key));
     return true;
 }
 
 /* --- waiting --- */
 
-static void flow_stop_waiting(struct unstick_request *request)
+void usk_flow_stop_waiting(struct unstick_request *request)
 {
     if (request->wait_since_ns)
         request->result.wait_ns += request->now_ns - usk_min(request->now_ns, request->wait_chunk_ns);
@@ -115,7 +113,7 @@ static bool flow_wait(struct unstick_request *request, struct unstick_request_ac
 {
     uint64_t max_ms = request->demand.max_wait_ms, end_ns = request->look_at_ns, generation;
 
-    if (flow_is_canceled(request))
+    if (usk_flow_is_canceled(request))
         return true;
     usk_cache_lock(request->cache);
     generation = request->cache->generation;
@@ -134,7 +132,7 @@ static bool flow_wait(struct unstick_request *request, struct unstick_request_ac
 }
 
 /* Tasks are under way: the context says when to come again. */
-static bool flow_wait_for_tasks(struct unstick_request *request, struct unstick_request_action *ret_action)
+bool usk_flow_wait_for_tasks(struct unstick_request *request, struct unstick_request_action *ret_action)
 {
     ret_action->kind = UNSTICK_DO_WAIT;
     ret_action->fd = unstick_context_fd(request->cache->ctx);
@@ -167,7 +165,7 @@ static bool look_is_moving(struct unstick_request *request)
 }
 
 /* [lock] */
-static bool look_is_there(const struct unstick_request *request)
+bool usk_request_is_there(const struct unstick_request *request)
 {
     struct usk_entry *entry = request->entry;
     size_t n_wanted = 0;
@@ -203,7 +201,7 @@ static enum look flow_block(struct unstick_request *request, enum unstick_wait w
         request->phase = USK_REQUEST_OVER;
         return LOOK_FAILED;
     }
-    flow_fail(request, usk_error_set(&request->error, status, 0, "unstick_cache_request",
+    usk_flow_fail(request, usk_error_set(&request->error, status, 0, "unstick_cache_request",
                                      "%s is being loaded, evicted or used by another request; wait for that",
                                      request->entry->key));
     return LOOK_FAILED;
@@ -214,7 +212,7 @@ static enum look flow_look_locked(struct unstick_request *request)
 {
     struct usk_entry *entry = request->entry;
 
-    if (request->kind != USK_REQUEST_EVICT && look_is_there(request))
+    if (request->kind != USK_REQUEST_EVICT && usk_request_is_there(request))
         return LOOK_HIT;
     if (entry->loader && entry->loader != request)
         return flow_block(request, UNSTICK_WAIT_LOADING);
@@ -234,7 +232,7 @@ static bool flow_look(struct unstick_request *request)
     struct unstick_cache *cache = request->cache;
     enum look look;
 
-    if (flow_is_canceled(request))
+    if (usk_flow_is_canceled(request))
         return true;
     usk_cache_lock(cache);
     look = flow_look_locked(request);
@@ -277,7 +275,7 @@ static void flow_move(struct unstick_request *request)
 
     request->phase = USK_REQUEST_LEAVE;
     if (r < 0)
-        flow_fail(request, r);
+        usk_flow_fail(request, r);
 }
 
 /* [lock] Others are moving something: figures that are taken meanwhile can be off by what is between two places. */
@@ -302,7 +300,7 @@ static bool flow_is_unsettled(const struct unstick_request *request, bool has_to
 }
 
 /*
- * [lock] A refusal while something is on its way out would be one over figures in motion. What leaves ends by itself, so
+ * [lock] A refusal while something is on its way out would be one over figures in motion. What leaves ends by itself:
  * even who never waits for memory waits for that, though not for ever: others may go on and on.
  */
 static bool flow_is_premature(struct unstick_request *request)
@@ -339,7 +337,7 @@ static void flow_carry_out(struct unstick_request *request)
     if (plan_reclaim_first(request) == USK_REQUEST_RECLAIM)
         request->phase = USK_REQUEST_RECLAIM;
     else if (plan->verdict == UNSTICK_VERDICT_REFUSED)
-        flow_fail(request, UNSTICK_PENDING);
+        usk_flow_fail(request, UNSTICK_PENDING);
     else
         flow_move(request);
 }
@@ -360,7 +358,7 @@ static void flow_decide_locked(struct unstick_request *request, const struct uns
 
     unstick_histogram_add(&request->cache->timings[UNSTICK_TIMING_DECIDE], usk_clock_now_ns() - started_ns);
     if (r < 0) {
-        flow_fail(request, r);
+        usk_flow_fail(request, r);
         return;
     }
     request->result.verdict = request->plan.verdict;
@@ -378,7 +376,7 @@ static void flow_decide_eviction(struct unstick_request *request)
         return;
     }
     if (is_leased) {
-        flow_fail(request, usk_error_set(&request->error, UNSTICK_BUSY, 0, "unstick_cache_evict",
+        usk_flow_fail(request, usk_error_set(&request->error, UNSTICK_BUSY, 0, "unstick_cache_evict",
                                          "%s is leased, and who holds a lease does not wait; end it first",
                                          request->entry->key));
         return;
@@ -387,7 +385,7 @@ static void flow_decide_eviction(struct unstick_request *request)
     request->result.verdict = UNSTICK_VERDICT_EVICT;
     request->phase = USK_REQUEST_LEAVE;
     if (r < 0)
-        flow_fail(request, r);
+        usk_flow_fail(request, r);
 }
 
 static bool flow_decide(struct unstick_request *request)
@@ -397,12 +395,12 @@ static bool flow_decide(struct unstick_request *request)
     enum look look;
     int r = UNSTICK_OK;
 
-    if (flow_is_canceled(request))
+    if (usk_flow_is_canceled(request))
         return true;
     if (request->kind != USK_REQUEST_EVICT)
         r = usk_request_read(request, request->has_reclaimed, &reading);
     if (r < 0) {
-        flow_fail(request, r);
+        usk_flow_fail(request, r);
         return true;
     }
     flow_discount(request, &reading);
@@ -420,14 +418,14 @@ static bool flow_decide(struct unstick_request *request)
     if (request->phase == USK_REQUEST_RECLAIM) {
         r = usk_recover_begin(request);
         if (r < 0)
-            flow_fail(request, r);
+            usk_flow_fail(request, r);
     } else if (request->phase != USK_REQUEST_WAIT) {
-        flow_stop_waiting(request);
+        usk_flow_stop_waiting(request);
     }
     if (request->phase == USK_REQUEST_LEAVE) {
         r = usk_moves_submit(request);
         if (r < 0)
-            flow_fail(request, r);
+            usk_flow_fail(request, r);
     }
     return true;
 }
@@ -448,12 +446,12 @@ static bool flow_leave(struct unstick_request *request, struct unstick_request_a
     bool is_over = usk_moves_poll(request), is_overlapping = usk_moves_may_overlap(request);
     int r;
 
-    if (request->failure || flow_is_canceled(request)) {
+    if (request->failure || usk_flow_is_canceled(request)) {
         request->phase = USK_REQUEST_STOP;
         return true;
     }
     if (!is_over)
-        return flow_wait_for_tasks(request, ret_action);
+        return usk_flow_wait_for_tasks(request, ret_action);
     if (request->kind == USK_REQUEST_EVICT) {
         usk_moves_finish(request, false);
         request->phase = USK_REQUEST_OVER;
@@ -466,7 +464,7 @@ static bool flow_leave(struct unstick_request *request, struct unstick_request_a
         request->phase = USK_REQUEST_RECLAIM;
         r = usk_recover_begin(request);
         if (r < 0)
-            flow_fail(request, r);
+            usk_flow_fail(request, r);
         return true;
     }
     if (is_overlapping) {
@@ -480,7 +478,7 @@ static bool flow_leave(struct unstick_request *request, struct unstick_request_a
     if (request->phase == USK_REQUEST_ARRIVE) {
         r = usk_moves_submit(request);
         if (r < 0)
-            flow_fail(request, r);
+            usk_flow_fail(request, r);
     }
     return true;
 }
@@ -491,7 +489,7 @@ static bool flow_host(struct unstick_request *request, struct unstick_request_ac
     int r;
 
     if (request->asked != UNSTICK_DO_LOAD) {
-        if (flow_is_canceled(request))
+        if (usk_flow_is_canceled(request))
             return true;
         usk_cache_lock(cache);
         request->is_loading = true;
@@ -510,7 +508,7 @@ static bool flow_host(struct unstick_request *request, struct unstick_request_ac
     /* What the host took is on the device now, and counted there. */
     request->entry->claim_bytes = request->demand.working_bytes;
     usk_cache_unlock(cache);
-    if (request->failure || flow_is_canceled(request)) {
+    if (request->failure || usk_flow_is_canceled(request)) {
         request->phase = USK_REQUEST_STOP;
         return true;
     }
@@ -524,7 +522,7 @@ static bool flow_host(struct unstick_request *request, struct unstick_request_ac
     if (r == UNSTICK_OK)
         r = usk_moves_submit(request);
     if (r < 0)
-        flow_fail(request, r);
+        usk_flow_fail(request, r);
     return true;
 }
 
@@ -532,178 +530,13 @@ static bool flow_arrive(struct unstick_request *request, struct unstick_request_
 {
     bool is_over = usk_moves_poll(request);
 
-    if (request->failure || flow_is_canceled(request)) {
+    if (request->failure || usk_flow_is_canceled(request)) {
         request->phase = USK_REQUEST_STOP;
         return true;
     }
     if (!is_over)
-        return flow_wait_for_tasks(request, ret_action);
+        return usk_flow_wait_for_tasks(request, ret_action);
     request->phase = USK_REQUEST_LEASE;
-    return true;
-}
-
-/* --- the end --- */
-
-static uint64_t span_ns(const struct usk_span *span)
-{
-    return span->ended_ns - span->started_ns;
-}
-
-/* [lock] */
-static void flow_count(struct unstick_request *request)
-{
-    struct unstick_cache *cache = request->cache;
-    struct usk_entry *entry = request->entry;
-    struct unstick_request_result *result = &request->result;
-
-    entry->has_failed = false;
-    result->load_ns += span_ns(&request->load);
-    result->restore_ns = span_ns(&request->restore);
-    result->evict_ns = span_ns(&request->evict);
-    if (request->has_host_loaded || request->load.ended_ns)
-        result->outcome = UNSTICK_OUTCOME_LOAD;
-    else if (request->restore.ended_ns)
-        result->outcome = UNSTICK_OUTCOME_RESTORE;
-    if (result->outcome == UNSTICK_OUTCOME_LOAD) {
-        entry->n_loads++;
-        entry->load_ns = result->load_ns;
-        cache->counts.n_loads++;
-        unstick_histogram_add(&cache->timings[UNSTICK_TIMING_LOAD], result->load_ns);
-    } else if (result->outcome == UNSTICK_OUTCOME_RESTORE) {
-        entry->n_restores++;
-        entry->restore_ns = result->restore_ns;
-        cache->counts.n_restores++;
-        unstick_histogram_add(&cache->timings[UNSTICK_TIMING_RESTORE], result->restore_ns);
-    } else {
-        result->verdict = UNSTICK_VERDICT_HIT;
-        entry->n_hits++;
-        cache->counts.n_hits++;
-        usk_event_add(cache, UNSTICK_EVENT_HIT, entry, NULL, request->now_ns)->ns =
-            request->now_ns - request->started_ns;
-    }
-    for (size_t i = 0; i < result->n_evictions; i++) {
-        struct usk_entry *evicted = usk_entry_find(cache, request->evictions[i].key);
-
-        cache->counts.n_evictions++;
-        unstick_histogram_add(&cache->timings[UNSTICK_TIMING_EVICT], request->evictions[i].ns);
-        if (evicted) {
-            evicted->n_evictions++;
-            evicted->evict_ns = request->evictions[i].ns;
-        }
-    }
-}
-
-/* [lock] */
-static int flow_begin_lease(struct unstick_request *request)
-{
-    struct usk_entry *entry = request->entry;
-    struct usk_component **wanted = calloc(usk_max(entry->n_components, 1), sizeof(struct usk_component *));
-    size_t n = 0;
-    int r;
-
-    if (!wanted)
-        return usk_error_set(&request->error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "no host memory for a lease");
-    for (size_t i = 0; i < entry->n_components; i++) {
-        if (usk_request_wants(request, entry->components[i]->name))
-            wanted[n++] = entry->components[i];
-    }
-    r = usk_cache_lease_begin(request->cache, entry, wanted, n, request->holder, request->now_ns, &request->lease,
-                              &request->error);
-    free(wanted);
-    return r;
-}
-
-/*
- * The marks go and the lease comes under one hold of the lock, else another request could take away in between what was
- * just brought.
- */
-static bool flow_lease(struct unstick_request *request)
-{
-    struct unstick_cache *cache = request->cache;
-    int r = UNSTICK_OK;
-
-    if (flow_is_canceled(request))
-        return true;
-    usk_cache_lock(cache);
-    usk_moves_unmark_all(request);
-    if (!look_is_there(request))
-        r = UNSTICK_NOT_RESIDENT;
-    else if (request->kind == USK_REQUEST_USE)
-        r = flow_begin_lease(request);
-    if (r == UNSTICK_OK) {
-        request->entry->last_used_ns = request->now_ns;
-        request->entry->is_idle_over = false;
-        flow_count(request);
-    }
-    usk_cache_unlock(cache);
-    if (r == UNSTICK_OK) {
-        usk_moves_finish(request, false);
-        flow_stop_waiting(request);
-        request->phase = USK_REQUEST_OVER;
-    } else if ((r == UNSTICK_NOT_RESIDENT || r == UNSTICK_BUSY) && !request->has_host_loaded &&
-               request->n_shortages++ < FLOW_MAX_SHORTAGES) {
-        /* Somebody moved a region past the cache. */
-        usk_moves_finish(request, false);
-        request->phase = USK_REQUEST_LOOK;
-    } else {
-        flow_fail(request, usk_error_set(&request->error, r, 0, "unstick_cache_request",
-                                         "%s was brought, and is not there any more: %s", request->entry->key,
-                                         unstick_status_text(r)));
-    }
-    return true;
-}
-
-/* Another process may have been faster, or a lease past the cache stopped an eviction: then the plan is out of date. */
-static bool flow_may_retry(struct unstick_request *request)
-{
-    bool is_stale_plan = request->failure == UNSTICK_OUT_OF_DEVICE_MEMORY || request->failure == UNSTICK_CANCELED;
-
-    if (!is_stale_plan || atomic_load(&request->is_canceled) || request->has_host_loaded || !request->n_submitted ||
-        request->plan.verdict == UNSTICK_VERDICT_FORCED || request->kind == USK_REQUEST_EVICT)
-        return false;
-    return request->n_shortages++ < FLOW_MAX_SHORTAGES;
-}
-
-static bool flow_stop(struct unstick_request *request, struct unstick_request_action *ret_action)
-{
-    usk_moves_cancel(request);
-    if (!usk_moves_poll(request))
-        return flow_wait_for_tasks(request, ret_action);
-    if (flow_may_retry(request)) {
-        usk_moves_finish(request, true);
-        request->failure = 0;
-        request->phase = USK_REQUEST_LOOK;
-        return true;
-    }
-    request->phase = USK_REQUEST_UNDO;
-    if (request->failure != UNSTICK_DEVICE_LOST)
-        usk_moves_undo(request);
-    return true;
-}
-
-static bool flow_undo(struct unstick_request *request, struct unstick_request_action *ret_action)
-{
-    struct unstick_cache *cache = request->cache;
-    struct unstick_cache_event *event;
-
-    if (!usk_moves_poll(request))
-        return flow_wait_for_tasks(request, ret_action);
-    usk_moves_finish(request, true);
-    flow_stop_waiting(request);
-    usk_failure_explain(request);
-    usk_cache_lock(cache);
-    if (request->kind != USK_REQUEST_EVICT)
-        request->entry->has_failed = true;
-    if (request->plan.verdict == UNSTICK_VERDICT_REFUSED && request->plan.size) {
-        event = usk_event_add(cache, UNSTICK_EVENT_REFUSED, request->entry, NULL, request->now_ns);
-        event->status = request->failure;
-        event->bytes = request->plan.short_bytes;
-        cache->counts.n_failures++;
-    } else {
-        usk_event_fail(cache, request->entry, NULL, request->failure, request->now_ns);
-    }
-    usk_cache_unlock(cache);
-    request->phase = USK_REQUEST_OVER;
     return true;
 }
 
@@ -733,11 +566,11 @@ bool usk_request_advance(struct unstick_request *request, struct unstick_request
     case USK_REQUEST_ARRIVE:
         return flow_arrive(request, ret_action);
     case USK_REQUEST_LEASE:
-        return flow_lease(request);
+        return usk_flow_lease(request);
     case USK_REQUEST_STOP:
-        return flow_stop(request, ret_action);
+        return usk_flow_stop(request, ret_action);
     case USK_REQUEST_UNDO:
-        return flow_undo(request, ret_action);
+        return usk_flow_undo(request, ret_action);
     case USK_REQUEST_OVER:
         break;
     }

@@ -100,7 +100,7 @@ static int request_copy(struct unstick_request *request, const struct unstick_ca
         (demand->fingerprint && strlen(demand->fingerprint) >= sizeof(request->fingerprint)) ||
         demand->required_bytes > UNSTICK_POLICY_BYTES_MAX || demand->working_bytes > UNSTICK_POLICY_BYTES_MAX)
         return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "unstick_cache_request",
-                             "the demand is malformed: size, a list, the fingerprint (up to 16 characters) or a figure");
+                             "the demand is malformed: size, a list, a figure, or the fingerprint (16 characters)");
     request->demand = *demand;
     request->demand.layouts = NULL;
     if (demand->fingerprint)

@@ -142,6 +142,23 @@ bool usk_request_may_wait(const struct unstick_request *request);
 /* Brings requests that were freed before their end nearer to it. */
 void usk_requests_tend(struct unstick_cache *cache, uint64_t now_ns);
 
+/* --- flow.c --- */
+
+/* Notes the first thing that went wrong and turns to the way out. */
+void usk_flow_fail(struct unstick_request *request, int status);
+bool usk_flow_is_canceled(struct unstick_request *request);
+void usk_flow_stop_waiting(struct unstick_request *request);
+/* Fills in when to come again; false. */
+bool usk_flow_wait_for_tasks(struct unstick_request *request, struct unstick_request_action *ret_action);
+/* [lock] Everything that is wanted is on the device, under the settings that are wanted. */
+bool usk_request_is_there(const struct unstick_request *request);
+
+/* --- end.c: phases --- */
+
+bool usk_flow_lease(struct unstick_request *request);
+bool usk_flow_stop(struct unstick_request *request, struct unstick_request_action *ret_action);
+bool usk_flow_undo(struct unstick_request *request, struct unstick_request_action *ret_action);
+
 /* --- snapshot.c --- */
 
 /*
@@ -153,9 +170,13 @@ int usk_request_read(struct unstick_request *request, bool has_processes, struct
 int usk_request_decide(struct unstick_request *request, const struct unstick_reading *reading);
 void usk_view_fini(struct usk_view *view);
 
-/* --- moves.c --- */
+/* --- mark.c, moves.c --- */
 
-/* [lock] Marks what the plan moves, so that nobody else counts on it; the request is the entry's loader from here on. */
+int usk_moves_no_memory(struct unstick_request *request);
+/* [lock] What is wanted and not there has to come, from the store, from files, or from the host. */
+int usk_moves_mark_arrivals(struct unstick_request *request);
+
+/* [lock] Marks what the plan moves, so that nobody else counts on it; from here on the request is the loader. */
 int usk_moves_mark(struct unstick_request *request);
 /* [lock] The moves that an eviction on request makes. */
 int usk_moves_mark_eviction(struct unstick_request *request);

@@ -9,7 +9,7 @@
 
 static uint64_t resident_granules(struct world *world, size_t index)
 {
-    return world_entry(world, index).resident_bytes / GRANULE + (world_entry(world, index).resident_bytes % GRANULE != 0);
+    return (world_entry(world, index).resident_bytes + GRANULE - 1) / GRANULE;
 }
 
 /* --- load, hit, evict, restore --- */
@@ -154,8 +154,8 @@ static void test_waits_no_longer_than_it_was_told(void **state)
     demand.max_wait_ms = 60000;
     assert_int_equal(unstick_cache_request(world.cache, world_keys[1], &demand, &request, NULL), UNSTICK_OK);
     now_ns = usk_clock_now_ns();
-    for (int i = 0; i < 20; i++)
-        assert_int_equal(unstick_request_next(request, NULL, now_ns + (uint64_t)i * USK_NS_PER_MS, &action), UNSTICK_PENDING);
+    for (uint64_t i = 0; i < 20; i++)
+        assert_int_equal(unstick_request_next(request, NULL, now_ns + i * USK_NS_PER_MS, &action), UNSTICK_PENDING);
     assert_int_equal(action.kind, UNSTICK_DO_WAIT);
     /* The time is a parameter: nobody sleeps here. */
     assert_int_equal(unstick_request_next(request, NULL, now_ns + 59999 * USK_NS_PER_MS, &action), UNSTICK_PENDING);

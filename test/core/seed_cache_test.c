@@ -185,7 +185,7 @@ static void test_cache_level_patience_catches_it(void **state)
     world_close(&world);
 }
 
-/* "Waits 7 seconds specifically for reference cycle detection. Updates memory readings and proceeds if threshold met" */
+/* "Waits 7 seconds specifically for reference cycle detection; Updates memory readings and proceeds" */
 static void test_safety_level_patience_catches_it(void **state)
 {
     struct seed_run run;

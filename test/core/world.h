@@ -26,7 +26,7 @@ struct world {
     /* The host. */
     struct unstick_reading figures;     /* what it adds when it is asked to measure */
     uint64_t empty_cache_bytes;         /* what EMPTY_CACHE takes off figures.torch_reserved_bytes */
-    int load_status;                    /* of LOAD; UNSTICK_OK: it loads the model of the files into regions of its own */
+    int load_status;                    /* of LOAD; UNSTICK_OK: it loads the files into regions of its own */
     bool load_registers_layouts;        /* LOAD gives the cache layouts instead */
     size_t load_model;                  /* which model it loads */
     unsigned int n_loads, n_reclaims, n_measures, n_waits;
