@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A request is one decision (switch.c) and then one batch of tasks: evictions that keep their physical
- * memory, and loads or restores that name them as sources, all submitted at once and stepped together, so
- * that memory is handed over while both directions of the link are busy. Between requests no task exists;
- * what the session knows about residency it asks the regions for, so that nothing can get out of step after a
- * failure or an interruption.
+ * A request of a workload is a request of the cache (unstick/cache.h), with the files' layouts as what the cache can
+ * load by itself. What the session knows about residency it asks the cache for, so that nothing can get out of step
+ * after a failure or an interruption.
  */
 #include "session.h"
 
@@ -12,21 +10,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <unstick/cache.h>
 #include <unstick/context.h>
 #include <unstick/model.h>
-#include <unstick/region.h>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/math.h"
 #include "base/os.h"
-#include "base/size.h"
-#include "batch.h"
 #include "cli.h"
 #include "device/host/host.h"
+#include "drive.h"
 #include "holders.h"
 #include "region/device.h"
-#include "switch.h"
 #include "verify.h"
 
 /* How long the end of a session waits for what ends in the background. */
@@ -36,9 +32,9 @@ struct session_model {
     struct unstick_model *model;
     const struct unstick_component *components;
     size_t n_components;
-    struct unstick_region **regions;      /* one per component; NULL: no bytes, or not made yet */
-    struct switch_region *switch_regions; /* what the decision sees of them */
-    uint64_t last_used;
+    struct unstick_cache_component *layouts; /* one per component that has bytes */
+    size_t n_layouts;
+    bool was_loaded;
 };
 
 struct session {
@@ -46,14 +42,10 @@ struct session {
     const struct workload *workload;
     struct unstick_context *ctx;
     struct unstick_device *dev;
+    struct unstick_cache *cache;
     struct unstick_device_info start;
     struct session_model *models;
-    struct switch_model *switch_models;
-    struct switch_step *steps;
-    struct unstick_task **tasks; /* first evictions, then arrivals */
     struct session_eviction *evictions;
-    size_t n_regions; /* of all models */
-    uint64_t n_requests;
     unsigned int tiers; /* a bit per tier that held a backup */
     uint64_t load_bytes, restore_bytes;
     double load_s, restore_s;
@@ -95,50 +87,37 @@ static uint64_t info_held_bytes(const struct unstick_device_info *info)
 static int session_open_model(struct session *session, size_t index, struct unstick_error *error)
 {
     struct session_model *model = &session->models[index];
-    struct switch_model *seen = &session->switch_models[index];
-    uint64_t granularity = session->dev->driver->caps.granularity_bytes;
     int r;
 
     r = unstick_model_open(session->workload->models[index].path, &model->model, error);
     if (r < 0)
         return r;
     model->n_components = unstick_model_components(model->model, &model->components);
-    model->regions = calloc(usk_max(model->n_components, 1), sizeof(*model->regions));
-    model->switch_regions = calloc(usk_max(model->n_components, 1), sizeof(*model->switch_regions));
-    if (!model->regions || !model->switch_regions)
+    model->layouts = calloc(usk_max(model->n_components, 1), sizeof(*model->layouts));
+    if (!model->layouts)
         return session_no_memory(error);
     for (size_t i = 0; i < model->n_components; i++) {
-        if (!usk_align_up(model->components[i].layout.bytes, granularity,
-                          &model->switch_regions[i].total_bytes))
-            return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "session",
-                                 "%s: %s is too large for any device", session->workload->models[index].path,
-                                 model->components[i].name);
+        if (model->components[i].layout.bytes)
+            model->layouts[model->n_layouts++] =
+                (struct unstick_cache_component){ .size = sizeof(*model->layouts),
+                                                  .name = model->components[i].name,
+                                                  .layout = &model->components[i].layout };
     }
-    seen->regions = model->switch_regions;
-    seen->n_regions = model->n_components;
-    session->n_regions += model->n_components;
     return UNSTICK_OK;
 }
 
 static int session_open_models(struct session *session, struct unstick_error *error)
 {
-    size_t n = usk_max(session->workload->n_models, 1), n_regions;
+    size_t n = usk_max(session->workload->n_models, 1);
     int r = UNSTICK_OK;
 
     session->models = calloc(n, sizeof(*session->models));
-    session->switch_models = calloc(n, sizeof(*session->switch_models));
     session->evictions = calloc(n, sizeof(*session->evictions));
-    if (!session->models || !session->switch_models || !session->evictions)
+    if (!session->models || !session->evictions)
         return session_no_memory(error);
     for (size_t i = 0; r == UNSTICK_OK && i < session->workload->n_models; i++)
         r = session_open_model(session, i, error);
-    if (r < 0)
-        return r;
-    n_regions = usk_max(session->n_regions, 1);
-    session->steps = calloc(n_regions, sizeof(*session->steps));
-    /* A region is on one side of a request only: it leaves, or it arrives. */
-    session->tasks = calloc(n_regions, sizeof(struct unstick_task *));
-    return session->steps && session->tasks ? UNSTICK_OK : session_no_memory(error);
+    return r;
 }
 
 int session_open(const struct session_options *options, const struct workload *workload,
@@ -149,6 +128,10 @@ int session_open(const struct session_options *options, const struct workload *w
     struct unstick_device_options device_options = { .size = sizeof(device_options),
                                                      .limit_bytes = options->limit_bytes,
                                                      .granule_bytes = options->granule_bytes };
+    /* There is no torch here whose memory could be reclaimed. */
+    struct unstick_cache_options cache_options = { .size = sizeof(cache_options),
+                                                   .tier = options->tier,
+                                                   .cannot = ~0u };
     struct session *session = calloc(1, sizeof(*session));
     int r;
 
@@ -163,6 +146,8 @@ int session_open(const struct session_options *options, const struct workload *w
     if (r == UNSTICK_OK)
         r = session_info(session, &session->start, error);
     if (r == UNSTICK_OK)
+        r = unstick_cache_open(session->dev, &cache_options, &session->cache, error);
+    if (r == UNSTICK_OK)
         r = session_open_models(session, error);
     if (r < 0) {
         session_close(session);
@@ -176,242 +161,83 @@ struct session *session_close(struct session *session)
 {
     if (!session)
         return NULL;
+    unstick_cache_close(session->cache, NULL);
     for (size_t i = 0; session->models && i < session->workload->n_models; i++) {
-        struct session_model *model = &session->models[i];
-
-        for (size_t k = 0; model->regions && k < model->n_components; k++)
-            unstick_region_unref(model->regions[k]);
-        free(model->regions);
-        free(model->switch_regions);
-        unstick_model_close(model->model);
+        free(session->models[i].layouts);
+        unstick_model_close(session->models[i].model);
     }
     /* The context closes what is left, the device included if it would not close by itself. */
     unstick_device_close(session->dev, NULL);
     unstick_context_free(session->ctx);
-    free(session->tasks);
-    free(session->steps);
     free(session->evictions);
-    free(session->switch_models);
     free(session->models);
     free(session);
     return NULL;
 }
 
-/* --- the decision --- */
-
-/* Asks the regions what is where. */
-static void session_look(struct session *session)
-{
-    for (size_t i = 0; i < session->workload->n_models; i++) {
-        struct session_model *model = &session->models[i];
-
-        session->switch_models[i].last_used = model->last_used;
-        for (size_t k = 0; k < model->n_components; k++) {
-            struct unstick_region_info info = { .size = sizeof(info) };
-
-            if (model->regions[k])
-                unstick_region_info(model->regions[k], &info);
-            model->switch_regions[k].resident_bytes = usk_min(info.resident_bytes,
-                                                              model->switch_regions[k].total_bytes);
-            session->tiers |= info.pinned_bytes ? 1u << UNSTICK_TIER_PINNED : 0;
-            session->tiers |= info.pageable_bytes ? 1u << UNSTICK_TIER_PAGEABLE : 0;
-            session->tiers |= info.file_bytes ? 1u << UNSTICK_TIER_FILE : 0;
-        }
-    }
-}
-
-static int session_decide(struct session *session, size_t wanted, struct switch_plan *ret_plan,
-                          struct unstick_error *error)
-{
-    const char *key = session->workload->models[wanted].key;
-    char required[USK_SIZE_TEXT_MAX], available[USK_SIZE_TEXT_MAX], limit[USK_SIZE_TEXT_MAX];
-    uint64_t held, room, capacity;
-    struct unstick_device_info info;
-    int r;
-
-    r = session_info(session, &info, error);
-    if (r < 0)
-        return r;
-    held = info_held_bytes(&info);
-    room = usk_min(info.limit_bytes - usk_min(info.limit_bytes, held),
-                   info.total_bytes - usk_min(info.total_bytes, info.used_bytes));
-    capacity = info.limit_bytes - usk_min(info.limit_bytes, info.sentinel_bytes + info.poisoned_bytes);
-    session_look(session);
-    switch_decide(session->switch_models, session->workload->n_models, wanted, room, capacity, session->steps,
-                  ret_plan);
-
-    usk_size_format(required, ret_plan->required_bytes);
-    usk_size_format(available, ret_plan->available_bytes);
-    usk_size_format(limit, info.limit_bytes);
-    if (ret_plan->verdict == SWITCH_TOO_LARGE)
-        r = usk_error_set(
-            error, UNSTICK_OUT_OF_DEVICE_MEMORY, 0, "replay",
-            "%s needs %s (%llu bytes) and can have %s (%llu bytes) of %s, even with the device empty; "
-            "use a smaller quantization or a larger device or limit (--device, --device-memory)",
-            key, required, (unsigned long long)ret_plan->required_bytes, available,
-            (unsigned long long)ret_plan->available_bytes, limit);
-    else if (ret_plan->verdict == SWITCH_TAKEN)
-        r = usk_error_set(error, UNSTICK_OUT_OF_DEVICE_MEMORY, 0, "replay",
-                          "%s needs %s and only %s can be had, with all other models evicted", key, required,
-                          available);
-    if (r < 0)
-        usk_error_shortage(error, ret_plan->required_bytes, ret_plan->available_bytes);
-    return ret_plan->verdict == SWITCH_TAKEN ? holders_explain(&session->start, error) : r;
-}
-
 /* --- a request --- */
 
-/* Makes the regions of a model, at its first request. */
-static int session_make_regions(struct session *session, struct session_model *model,
-                                struct unstick_error *error)
-{
-    int r = UNSTICK_OK;
-
-    for (size_t i = 0; r == UNSTICK_OK && i < model->n_components; i++) {
-        const struct unstick_component *component = &model->components[i];
-
-        if (!model->regions[i] && component->layout.bytes)
-            r = unstick_region_new(session->dev, component->name, component->layout.bytes, NULL,
-                                   &model->regions[i], error);
-    }
-    return r;
-}
-
 /* Reads the files of what will be loaded, so that loads are measured with a warm page cache. */
-static int session_warm(struct session_model *model, const char *key, struct unstick_error *error)
+static int session_warm(const struct session_model *model, const char *key, struct unstick_error *error)
 {
     int r = UNSTICK_OK;
 
-    for (size_t i = 0; r == UNSTICK_OK && i < model->n_components; i++) {
-        struct unstick_region_info info = { .size = sizeof(info) };
-
-        if (!model->regions[i])
+    for (size_t i = 0; r == UNSTICK_OK && !model->was_loaded && i < model->n_components; i++) {
+        if (!model->components[i].layout.bytes)
             continue;
-        unstick_region_info(model->regions[i], &info);
-        if (info.state == UNSTICK_REGION_EMPTY) {
-            cli_progress("%s: reading %s", key, model->components[i].name);
-            r = verify_warm(&model->components[i], error);
-        }
+        cli_progress("%s: reading %s", key, model->components[i].name);
+        r = verify_warm(&model->components[i], error);
     }
     return r;
 }
 
-static int session_submit_evictions(struct session *session, const struct switch_plan *plan, size_t *n_tasks,
-                                    struct unstick_error *error)
+static double session_ms(uint64_t ns)
 {
-    int r = UNSTICK_OK;
-
-    for (size_t i = 0; r == UNSTICK_OK && i < plan->n_steps; i++) {
-        const struct switch_step *step = &plan->steps[i];
-        struct unstick_task_options options = { .size = sizeof(options),
-                                                .flags = UNSTICK_TASK_HAND_OVER,
-                                                .tier = session->options.tier,
-                                                .max_bytes = step->bytes };
-
-        r = unstick_region_evict(session->models[step->model].regions[step->region], &options,
-                                 &session->tasks[*n_tasks], error);
-        *n_tasks += r == UNSTICK_OK;
-    }
-    return r;
+    return (double)ns / (double)USK_NS_PER_MS;
 }
 
-/* Submits a load or restore for every region of the model that is not resident. */
-static int session_submit_arrivals(struct session *session, struct session_model *model, size_t n_evictions,
-                                   size_t *n_tasks, enum session_action *action, struct unstick_error *error)
+static size_t session_find(const struct session *session, const char *key)
 {
-    struct unstick_task_options options = { .size = sizeof(options),
-                                            .tier = session->options.tier,
-                                            .sources = session->tasks,
-                                            .n_sources = n_evictions };
-    int r = UNSTICK_OK;
+    size_t i = 0;
 
-    for (size_t i = 0; r == UNSTICK_OK && i < model->n_components; i++) {
-        struct unstick_region_info info = { .size = sizeof(info) };
-        struct unstick_task **task = &session->tasks[*n_tasks];
-
-        if (!model->regions[i])
-            continue;
-        unstick_region_info(model->regions[i], &info);
-        if (info.state == UNSTICK_REGION_RESIDENT)
-            continue;
-        if (info.state == UNSTICK_REGION_EMPTY) {
-            *action = SESSION_LOAD;
-            r = unstick_region_load(model->regions[i], &model->components[i].layout, &options, task, error);
-        } else {
-            if (*action == SESSION_HIT)
-                *action = SESSION_RESTORE;
-            r = unstick_region_restore(model->regions[i], &options, task, error);
-        }
-        *n_tasks += r == UNSTICK_OK;
-    }
-    return r;
+    while (i < session->workload->n_models && strcmp(session->workload->models[i].key, key) != 0)
+        i++;
+    return i;
 }
 
-/* From the first start to the last end of some tasks. */
-struct span {
-    uint64_t started_ns, ended_ns;
-};
-
-static void span_add(struct span *span, const struct unstick_task_result *result)
-{
-    if (!span->ended_ns || result->started_ns < span->started_ns)
-        span->started_ns = result->started_ns;
-    span->ended_ns = usk_max(span->ended_ns, result->ended_ns);
-}
-
-static double span_ms(const struct span *span)
-{
-    return (double)(span->ended_ns - span->started_ns) / (double)USK_NS_PER_MS;
-}
-
-/* Sums up what the evictions of a plan did, per model; one model's steps are neighbours. */
-static void session_report_evictions(struct session *session, const struct switch_plan *plan,
+static void session_report_evictions(struct session *session, const struct unstick_request_result *result,
                                      struct session_report *report)
 {
-    struct span all = { 0 }, one = { 0 };
+    for (size_t i = 0; i < result->n_evictions; i++) {
+        const struct unstick_request_eviction *eviction = &result->evictions[i];
+        size_t model = session_find(session, eviction->key);
 
-    for (size_t i = 0; i < plan->n_steps; i++) {
-        struct unstick_task_result result = { .size = sizeof(result) };
-        struct session_eviction *eviction;
-
-        unstick_task_result(session->tasks[i], &result);
-        if (!i || plan->steps[i - 1].model != plan->steps[i].model) {
-            session->evictions[report->n_evicted++] = (struct session_eviction){
-                .model = plan->steps[i].model
-            };
-            one = (struct span){ 0 };
-        }
-        eviction = &session->evictions[report->n_evicted - 1];
-        span_add(&one, &result);
-        span_add(&all, &result);
-        eviction->bytes += result.done_bytes;
-        eviction->copied_bytes += result.copied_bytes;
-        eviction->ms = span_ms(&one);
+        if (model < session->workload->n_models)
+            session->evictions[report->n_evicted++] = (struct session_eviction){ .model = model,
+                                                                                 .bytes = eviction->bytes,
+                                                                                 .copied_bytes = eviction->copied_bytes,
+                                                                                 .ms = session_ms(eviction->ns) };
     }
     report->evicted = session->evictions;
-    report->evict_ms = span_ms(&all);
+    report->evict_ms = session_ms(result->evict_ns);
 }
 
-static void session_report_arrivals(struct session *session, size_t first, size_t n_tasks,
+static void session_report_arrivals(struct session *session, const struct unstick_request_result *result,
                                     struct session_report *report)
 {
-    struct span span = { 0 };
+    double ms = session_ms(result->load_ns + result->restore_ns);
 
-    for (size_t i = first; i < n_tasks; i++) {
-        struct unstick_task_result result = { .size = sizeof(result) };
-
-        unstick_task_result(session->tasks[i], &result);
-        span_add(&span, &result);
-        report->bytes += result.done_bytes;
-    }
-    if (report->action == SESSION_LOAD) {
-        report->load_ms = span_ms(&span);
+    report->bytes = result->bytes;
+    if (result->outcome == UNSTICK_OUTCOME_LOAD) {
+        report->action = SESSION_LOAD;
+        report->load_ms = ms;
         session->load_bytes += report->bytes;
-        session->load_s += report->load_ms / 1000;
-    } else if (report->action == SESSION_RESTORE) {
-        report->restore_ms = span_ms(&span);
+        session->load_s += ms / 1000;
+    } else if (result->outcome == UNSTICK_OUTCOME_RESTORE) {
+        report->action = SESSION_RESTORE;
+        report->restore_ms = ms;
         session->restore_bytes += report->bytes;
-        session->restore_s += report->restore_ms / 1000;
+        session->restore_s += ms / 1000;
     }
 }
 
@@ -426,51 +252,66 @@ static void session_count(struct session *session, const struct session_report *
     summary->is_verified = summary->is_verified && report->is_verified;
 }
 
-static int session_verify(struct session_model *model, const char *key, struct unstick_error *error)
+/* Which tiers hold something now. */
+static void session_look(struct session *session)
+{
+    struct unstick_cache_entry_info *infos = calloc(usk_max(session->workload->n_models, 1), sizeof(*infos));
+    size_t n = 0;
+
+    if (infos)
+        unstick_cache_entries(session->cache, infos, session->workload->n_models, &n);
+    for (size_t i = 0; infos && i < n && i < session->workload->n_models; i++) {
+        session->tiers |= infos[i].pinned_bytes ? 1u << UNSTICK_TIER_PINNED : 0;
+        session->tiers |= infos[i].pageable_bytes ? 1u << UNSTICK_TIER_PAGEABLE : 0;
+        session->tiers |= infos[i].file_bytes ? 1u << UNSTICK_TIER_FILE : 0;
+    }
+    free(infos);
+}
+
+static int session_verify(const struct session_model *model, struct unstick_cache_lease *lease, const char *key,
+                          struct unstick_error *error)
 {
     int r = UNSTICK_OK;
 
     for (size_t i = 0; r == UNSTICK_OK && i < model->n_components; i++) {
-        if (!model->regions[i])
+        struct unstick_region *region = unstick_cache_lease_region(lease, model->components[i].name);
+
+        if (!region)
             continue;
         cli_progress("%s: verifying %s", key, model->components[i].name);
-        r = verify_component(key, &model->components[i], model->regions[i], error);
+        r = verify_component(key, &model->components[i], region, error);
     }
     return r;
 }
 
-/* The timed part: from the decision to the end of the last task. */
+/* The timed part: from the decision to the lease. */
 static int session_switch(struct session *session, size_t wanted, struct session_report *report,
-                          struct unstick_error *error)
+                          struct unstick_cache_lease **ret_lease, struct unstick_error *error)
 {
-    struct batch batch = { .ctx = session->ctx, .tasks = session->tasks };
+    const char *key = session->workload->models[wanted].key;
+    struct unstick_cache_demand demand = { .size = sizeof(demand),
+                                           .layouts = session->models[wanted].layouts,
+                                           .n_layouts = session->models[wanted].n_layouts,
+                                           .max_wait_ms = UNSTICK_CACHE_NO_WAIT };
+    struct unstick_request_result result = { .size = sizeof(result) };
     uint64_t started_ns = usk_clock_now_ns();
-    struct switch_plan plan;
-    int r;
+    struct unstick_request *request;
+    int r = unstick_cache_request(session->cache, key, &demand, &request, error);
 
-    r = session_decide(session, wanted, &plan, error);
     if (r < 0)
         return r;
-    r = session_submit_evictions(session, &plan, &batch.n_tasks, error);
-    if (r == UNSTICK_OK)
-        r = session_submit_arrivals(session, &session->models[wanted], plan.n_steps, &batch.n_tasks,
-                                    &report->action, error);
-    if (r < 0) {
-        struct unstick_error ignored;
-
-        batch_cancel(&batch);
-        batch_wait(&batch, "stopping", &ignored);
-    } else {
-        r = batch_wait(&batch, session->workload->models[wanted].key, error);
-        report->total_ms = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_MS;
-    }
+    r = drive_request(request, key, error);
+    report->total_ms = session_ms(usk_clock_now_ns() - started_ns);
+    unstick_request_result(request, &result);
     if (r == UNSTICK_OK) {
-        session_report_evictions(session, &plan, report);
-        session_report_arrivals(session, plan.n_steps, batch.n_tasks, report);
+        session_report_evictions(session, &result, report);
+        session_report_arrivals(session, &result, report);
+        *ret_lease = unstick_request_take_lease(request);
+        session->models[wanted].was_loaded = true;
     } else if (r == UNSTICK_OUT_OF_DEVICE_MEMORY) {
         holders_explain(&session->start, error);
     }
-    batch_clear(&batch);
+    unstick_request_free(request);
     return r;
 }
 
@@ -481,30 +322,30 @@ int session_request(struct session *session, size_t index, struct session_report
     struct session_model *model = &session->models[wanted];
     const char *key = session->workload->models[wanted].key;
     struct session_report report = { .model = wanted, .action = SESSION_HIT };
+    struct unstick_cache_lease *lease = NULL;
     struct unstick_device_info info;
     int r;
 
     if (cli_is_interrupted())
         return cli_error_interrupted(error);
-    model->last_used = ++session->n_requests;
-    r = session_make_regions(session, model, error);
-    if (r == UNSTICK_OK)
-        r = session_warm(model, key, error);
-    if (r == UNSTICK_OK)
-        r = session_switch(session, wanted, &report, error);
+    r = session_warm(model, key, error);
+    /* A model without a byte is there, wherever it is. */
+    if (r == UNSTICK_OK && model->n_layouts)
+        r = session_switch(session, wanted, &report, &lease, error);
     if (r == UNSTICK_OK)
         r = session_info(session, &info, error);
-    if (r < 0)
-        return r;
-    report.used_after_bytes = info_held_bytes(&info);
-    report.device_used_after_bytes = info.used_bytes;
-    session_look(session);
-    if (session->options.is_verifying) {
-        r = session_verify(model, key, error);
-        report.is_verified = r == UNSTICK_OK;
-        if (r < 0 && r != UNSTICK_MISMATCH)
-            return r;
+    if (r == UNSTICK_OK) {
+        report.used_after_bytes = info_held_bytes(&info);
+        report.device_used_after_bytes = info.used_bytes;
+        session_look(session);
     }
+    if (r == UNSTICK_OK && session->options.is_verifying) {
+        r = lease ? session_verify(model, lease, key, error) : UNSTICK_OK;
+        report.is_verified = r == UNSTICK_OK;
+    }
+    unstick_cache_lease_end(lease, NULL);
+    if (r < 0 && r != UNSTICK_MISMATCH)
+        return r;
     session_count(session, &report);
     *ret_report = report;
     return r;
@@ -512,7 +353,6 @@ int session_request(struct session *session, size_t index, struct session_report
 
 /* --- the end --- */
 
-/* Not a batch: a signal has no say in it. */
 /* Registrations of host memory end in the background, and the driver has tables for them on the device. */
 static void session_wait_for_store(struct session *session)
 {
@@ -527,27 +367,17 @@ static void session_wait_for_store(struct session *session)
     }
 }
 
+/* Not a request: a signal has no say in it. */
 static int session_release(struct session *session, struct unstick_error *error)
 {
-    int r = UNSTICK_OK, ended;
+    int r = UNSTICK_OK;
 
-    for (size_t i = 0; i < session->workload->n_models; i++) {
-        struct session_model *model = &session->models[i];
-
-        for (size_t k = 0; k < model->n_components; k++) {
-            struct unstick_task *task = NULL;
-
-            if (!model->regions[k])
-                continue;
-            ended = unstick_region_release(model->regions[k], NULL, &task, r == UNSTICK_OK ? error : NULL);
-            if (ended == UNSTICK_OK)
-                ended = unstick_task_wait(task, r == UNSTICK_OK ? error : NULL);
-            unstick_task_free(task);
-            model->regions[k] = unstick_region_unref(model->regions[k]);
-            r = r == UNSTICK_OK ? ended : r;
-        }
+    for (size_t i = 0; r == UNSTICK_OK && i < session->workload->n_models; i++) {
+        r = unstick_cache_drop(session->cache, session->workload->models[i].key, error);
+        /* Never asked for. */
+        if (r == UNSTICK_NOT_FOUND)
+            r = UNSTICK_OK;
     }
-    /* Regions without references are ended by the next step. */
     unstick_context_step(session->ctx, 0);
     session_wait_for_store(session);
     return r;

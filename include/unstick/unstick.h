@@ -4,6 +4,7 @@
 #define UNSTICK_UNSTICK_H
 
 #include <unstick/allocconf.h>
+#include <unstick/cache.h>
 #include <unstick/context.h>
 #include <unstick/device.h>
 #include <unstick/estimate.h>
