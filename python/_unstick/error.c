@@ -109,22 +109,33 @@ static PyObject *error_text(const char *text)
     return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
 }
 
-PyObject *py_error_raise(const struct unstick_error *error)
+PyObject *py_error_new(const struct unstick_error *error, const char *long_text)
 {
     PyObject *type = error_type(error->status);
-    PyObject *text = error_text(*error->text ? error->text : unstick_status_text(error->status));
+    PyObject *line = error_text(*error->text ? error->text : unstick_status_text(error->status));
+    PyObject *text = !line || !long_text ? Py_XNewRef(line) : error_text(long_text);
     PyObject *exception = text ? PyObject_CallOneArg(type, text) : NULL;
 
-    if (exception && error_put(exception, "status", PyLong_FromLong(error->status)) == 0 &&
-        error_put(exception, "status_name", error_text(unstick_status_name(error->status))) == 0 &&
-        error_put(exception, "native", PyLong_FromLong(error->native)) == 0 &&
-        error_put(exception, "required_bytes", PyLong_FromUnsignedLongLong(error->required_bytes)) == 0 &&
-        error_put(exception, "available_bytes", PyLong_FromUnsignedLongLong(error->available_bytes)) == 0 &&
-        error_put(exception, "operation", error_text(error->operation)) == 0 &&
-        error_put(exception, "text", Py_NewRef(text)) == 0)
-        PyErr_SetObject(type, exception);
-    Py_XDECREF(exception);
+    if (exception && (error_put(exception, "status", PyLong_FromLong(error->status)) < 0 ||
+                      error_put(exception, "status_name", error_text(unstick_status_name(error->status))) < 0 ||
+                      error_put(exception, "native", PyLong_FromLong(error->native)) < 0 ||
+                      error_put(exception, "required_bytes", PyLong_FromUnsignedLongLong(error->required_bytes)) < 0 ||
+                      error_put(exception, "available_bytes", PyLong_FromUnsignedLongLong(error->available_bytes)) < 0 ||
+                      error_put(exception, "operation", error_text(error->operation)) < 0 ||
+                      error_put(exception, "text", Py_NewRef(line)) < 0))
+        Py_CLEAR(exception);
     Py_XDECREF(text);
+    Py_XDECREF(line);
+    return exception;
+}
+
+PyObject *py_error_raise(const struct unstick_error *error)
+{
+    PyObject *exception = py_error_new(error, NULL);
+
+    if (exception)
+        PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
+    Py_XDECREF(exception);
     return NULL;
 }
 

@@ -71,6 +71,18 @@ static PyMethodDef module_methods[] = {
       "cycles(type): unreachable islands with an instance of type, as a list of dicts." },
     { "_at_exit", module_at_exit, METH_NOARGS, "Called once, by atexit." },
     { "instances", py_instances, METH_O, "Every object of a type, or of one made from it, that the collector knows." },
+    { "allocconf_parse", py_allocconf_parse, METH_VARARGS, "(text, torch's version, is caching disabled): a dict." },
+    { "allocconf_choose", py_allocconf_choose, METH_VARARGS, "(bytes of the card, torch's version): a dict." },
+    { "allocconf_compare", py_allocconf_compare, METH_VARARGS,
+      "(wanted, what torch says or None, torch's version, is caching disabled, expandable): outcome and text." },
+    { "allocconf_profiles", py_allocconf_profiles, METH_NOARGS, "The ready-made strings by name." },
+    { "allocconf_variables", py_allocconf_variables, METH_VARARGS,
+      "(torch's version, CUDA's, HIP's, the generic variable): names to set, the name that counts, its value." },
+    { "estimate", py_estimate, METH_VARARGS, "What a model takes, from its files." },
+    { "key", py_key, METH_VARARGS, "(model_id, quantization): the key, and the quantization's own name." },
+    { "fingerprint", py_fingerprint, METH_O, "Of settings, a list of \"key=value\"." },
+    { "peak", py_peak, METH_VARARGS, "(key, fingerprint): the highest figure measured so far, or None." },
+    { "peak_add", py_peak_add, METH_VARARGS, "(key, fingerprint, bytes): records one." },
     { 0 },
 };
 
@@ -87,7 +99,8 @@ PyMODINIT_FUNC PyInit__unstick(void);
 PyMODINIT_FUNC PyInit__unstick(void)
 {
     PyTypeObject *types[] = { &py_context_type, &py_device_type, &py_region_type,
-                              &py_lease_type,   &py_task_type,   &py_memory_type };
+                              &py_lease_type,   &py_task_type,    &py_memory_type,
+                              &py_cache_type,   &py_request_type, &py_cache_lease_type };
     PyObject *module = PyModule_Create(&module_def), *gc;
 
     if (!module)

@@ -62,9 +62,12 @@ struct py_task {
 };
 
 extern PyTypeObject py_context_type, py_device_type, py_region_type, py_lease_type, py_task_type, py_memory_type;
+extern PyTypeObject py_cache_type, py_request_type, py_cache_lease_type;
 
 /* error.c: raises the exception of error->status with the detail as attributes. Returns NULL. */
 int py_error_init(PyObject *module);
+/* The same without raising it; long_text, unless NULL, is what str() gives. */
+PyObject *py_error_new(const struct unstick_error *error, const char *long_text);
 PyObject *py_error_raise(const struct unstick_error *error);
 PyObject *py_error_raise_status(int status, const char *operation, const char *text);
 
@@ -98,6 +101,20 @@ void py_memory_sweep(void);
 
 /* instances.c */
 PyObject *py_instances(PyObject *module, PyObject *type);
+
+/* allocconf.c */
+PyObject *py_allocconf_parse(PyObject *module, PyObject *args);
+PyObject *py_allocconf_choose(PyObject *module, PyObject *args);
+PyObject *py_allocconf_compare(PyObject *module, PyObject *args);
+PyObject *py_allocconf_profiles(PyObject *module, PyObject *unused);
+PyObject *py_allocconf_variables(PyObject *module, PyObject *args);
+
+/* estimate.c */
+PyObject *py_estimate(PyObject *module, PyObject *args);
+PyObject *py_key(PyObject *module, PyObject *args);
+PyObject *py_fingerprint(PyObject *module, PyObject *settings);
+PyObject *py_peak(PyObject *module, PyObject *args);
+PyObject *py_peak_add(PyObject *module, PyObject *args);
 
 /* For "O&": a number of bytes; anything below 0, above 2^64 or not whole is an exception. */
 int py_parse_bytes(PyObject *object, void *ret_bytes);

@@ -38,36 +38,46 @@ from ._unstick import (
     UnsupportedError,
 )
 from ._unstick import version as __version__
-from .errors import AdoptError, EvictedError
+from .allocation import Allocator, allocator, at_import
+from .errors import AdoptError, EvictedError, LoadError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .adoption import adopt
+    from .cache import Cache
     from .component import Component
     from .dismantling import dismantle
     from .heap import Chain, Cycle, Cycles, Holders, Step, cycles, holders
+    from .loading import Loaded
     from .model import Model
+    from .use import Use
 
 # What is imported when it is first asked for, and from where.
 _LATER = {
+    'Cache': 'cache',
     'Chain': 'heap',
     'Component': 'component',
     'Cycle': 'heap',
     'Cycles': 'heap',
     'Holders': 'heap',
+    'Loaded': 'loading',
     'Model': 'model',
     'Step': 'heap',
+    'Use': 'use',
     'adopt': 'adoption',
     'cycles': 'heap',
     'dismantle': 'dismantling',
     'holders': 'heap',
 }
+_WITHOUT_TORCH = ('cache', 'heap', 'loading', 'use')
 
 __all__ = [
     'AdoptError',
+    'Allocator',
     'BackupChangedError',
     'BadFormatError',
     'BusyError',
+    'Cache',
     'CanceledError',
     'Chain',
     'Component',
@@ -87,6 +97,8 @@ __all__ = [
     'InvalidArgumentError',
     'IoError',
     'Lease',
+    'LoadError',
+    'Loaded',
     'Memory',
     'MismatchError',
     'Model',
@@ -104,8 +116,10 @@ __all__ = [
     'Task',
     'TimedOutError',
     'UnsupportedError',
+    'Use',
     '__version__',
     'adopt',
+    'allocator',
     'cycles',
     'dismantle',
     'holders',
@@ -118,7 +132,7 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
     from importlib.util import find_spec
 
-    if _LATER[name] != 'heap' and find_spec('torch') is None:
+    if _LATER[name] not in _WITHOUT_TORCH and find_spec('torch') is None:
         from .errors import unsupported
 
         raise unsupported(f'unstick.{name} needs torch 2.7 or newer, and torch is not installed', name)
@@ -128,3 +142,7 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+at_import()
+del at_import

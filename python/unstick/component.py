@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +22,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from . import guards
-from ._unstick import BusyError, CanceledError, Lease, NotResidentError, OutOfDeviceMemoryError, Region
+from ._unstick import BusyError, CanceledError, Lease, NotResidentError, OutOfDeviceMemoryError, Region, TimedOutError
 from .errors import busy, evicted, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room
@@ -224,7 +224,7 @@ class Component:
         for region in reversed(self.regions):
             gone = before - self.resident_bytes
             if region.info()['resident_bytes'] and (not max_bytes or gone < max_bytes):
-                region.evict(max_bytes=max_bytes - gone if max_bytes else 0).wait()
+                _evict_unless_leased(region, max_bytes - gone if max_bytes else 0)
         return before - self.resident_bytes
 
     def evict(self) -> Moved:
@@ -319,6 +319,18 @@ class Component:
         finally:
             self.leave(None)
 
+    def begin_use(self) -> _Use:
+        """Notes a use of what a cache has leased already, until end_use(), by whatever thread."""
+        use = _Use(threading.get_ident(), None)
+        self._uses.append(use)  # without the lock: who holds it may be trying to evict this very component
+        return use
+
+    def end_use(self, use: _Use) -> None:
+        with self.room.lock:
+            self._uses[:] = [one for one in self._uses if one is not use]
+            self.last_used = time.monotonic()
+            self._end_leases()
+
     def hold(self) -> None:
         """Begins a use without a call: an autograd graph that will read the contents."""
         with self.room.lock:
@@ -394,6 +406,20 @@ class _Use:
                 return True
             frame = frame.f_back
         return False
+
+
+def _evict_unless_leased(region: Region, max_bytes: int) -> None:
+    """With the room's lock held: a cache may lease the region at any time, and then its user needs that lock."""
+    if region.info()['n_leases']:
+        return
+    task = region.evict(max_bytes=max_bytes)
+    while not task.done:
+        with suppress(TimedOutError, CanceledError):
+            task.wait(0.02)
+        if not task.done and region.info()['n_leases']:
+            task.cancel()
+    with suppress(CanceledError):
+        task.wait()
 
 
 def current_stream(room: Room) -> int | None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ._unstick import BusyError, Error, InvalidArgumentError, NotResidentError, RevokedError, UnsupportedError
 
@@ -33,6 +33,27 @@ class EvictedError(NotResidentError):
     """The component is evicted and was adopted with guard="raise"."""
 
 
+class LoadError(Error):
+    """A loader failed, or what it returned cannot be kept. Its own exception is the cause (`__cause__`).
+
+    `key` and `suggestions` as for every failure of a cache.
+    """
+
+    def __init__(self, text: str, status: int = -1, status_name: str = 'INVALID_ARGUMENT') -> None:
+        super().__init__(text)
+        _filled(self, status, status_name, 'load')
+
+
+def explained(error: _E, key: str, result: dict[str, Any] | None, suggestions: tuple[str, ...] = ()) -> _E:
+    """Puts what a cache knows about a failure beside it."""
+    error.key = key
+    error.held_by_us_bytes = result['held_by_us_bytes'] if result else 0
+    error.held_by_others_bytes = result['held_by_others_bytes'] if result else 0
+    error.steps = result['steps'] if result else []
+    error.suggestions = [*(result['suggestions'] if result else ()), *suggestions]
+    return error
+
+
 def evicted(text: str, operation: str) -> EvictedError:
     return _filled(EvictedError(text), -101, 'NOT_RESIDENT', operation)
 
@@ -47,3 +68,7 @@ def unsupported(text: str, operation: str) -> UnsupportedError:
 
 def busy(text: str, operation: str) -> BusyError:
     return _filled(BusyError(text), -4, 'BUSY', operation)
+
+
+def invalid(text: str, operation: str) -> InvalidArgumentError:
+    return _filled(InvalidArgumentError(text), -1, 'INVALID_ARGUMENT', operation)

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cache: models under their keys on one device. The core decides; here are the loaders, and the objects themselves."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from . import _unstick
+from ._unstick import Context, Device, NotFoundError
+from .constraints import Constraints
+from .errors import explained, invalid
+from .loading import Held, Loader, give_back
+from .reclaiming import cuda
+from .sizes import record, size_of
+from .use import Demand, Steps, Use
+
+NEVER_WAIT = (1 << 64) - 1
+
+
+class Cache:
+    """Models under their keys on one device.
+
+        cache = unstick.Cache()
+        with cache.use('black-forest-labs/FLUX.1-dev', '8-bit', load=load_flux) as pipe:
+            image = pipe('a lighthouse').images[0]
+
+    `load(model_id, quantization, **settings)` returns the model on the cache's device. It is called once per key, as
+    long as the settings stay the same; from then on the model leaves the device when another one needs the room, and
+    comes back bit-identical. Changed settings are another model: the old one is given up and loaded anew.
+
+    `limit_bytes`: the most that models may hold; `host_bytes`: the most that their backups may; `working_bytes`: to be
+    free beside the weights; `idle`: seconds after which what is not used leaves; `max_wait`: seconds that a demand
+    waits for memory (None: as long as leases of others last; 0: not at all); `strategy="seed"`: the whole table of
+    reclaiming rounds, else only what can still yield. Any thread may use it.
+    """
+
+    def __init__(
+        self,
+        device: Device | str = 'auto',
+        *,
+        limit_bytes: int = 0,
+        host_bytes: int = 0,
+        granule_bytes: int = 0,
+        working_bytes: int | None = None,
+        allow_low_memory: bool = False,
+        idle: float | None = None,
+        max_wait: float | None = None,
+        policy: str = 'cost',
+        strategy: str = 'default',
+        tier: str = 'auto',
+        has_backup: bool = True,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        if isinstance(device, str):
+            context = Context(host_bytes=host_bytes)
+            device = Device(context, device, limit_bytes=limit_bytes, granule_bytes=granule_bytes)
+        elif limit_bytes or host_bytes or granule_bytes:
+            raise invalid('a device that is open has its limits already; name it by a string to set them', 'Cache')
+        self.device = device
+        self.working_bytes = working_bytes
+        self.allow_low_memory = allow_low_memory
+        self.max_wait = max_wait
+        self.sizes = {_unstick.key('any', name)[1]: nbytes for name, nbytes in (sizes or {}).items()}
+        """Device memory that models of a quantization take, where their user knows better."""
+        self.ignored: tuple[str, ...] = ()
+        """Names in the constraints that mean nothing here."""
+        self.native = _unstick.Cache(
+            device,
+            idle_ms=None if idle is None else int(idle * 1000),
+            policy=policy,
+            strategy=strategy,
+            tier=tier,
+            has_figures=device.kind == 'cuda',
+            has_backup=has_backup,
+        )
+        self._lock = threading.Lock()
+        self._held: dict[str, tuple[str, Held]] = {}
+        self._wake = threading.Event()
+        self._keeper: threading.Thread | None = None
+        weakref.finalize(self, self._wake.set).atexit = False
+
+    @classmethod
+    def from_constraints(cls, constraints: Mapping[str, Any], **options: Any) -> Cache:
+        """A cache from a dict of system constraints.
+
+        gpu_device ("auto", "cuda:1", 1, "NVIDIA L4 (22 GB)", "cpu"), gpu_memory_fraction, gpu_memory_gb,
+        cpu_memory_gb, max_memory, allow_low_memory (by its value) and {4-bit,8-bit,none}_memory_gb are honoured; names
+        that mean nothing here are listed in `ignored`.
+        """
+        read = Constraints(constraints)
+        cache = cls(**{**read.options(), **options})
+        cache.ignored = read.ignored
+        return cache
+
+    def __repr__(self) -> str:
+        return f'<unstick.Cache on {self.device.spec}: {len(self._held)} models>'
+
+    # --- use ---
+
+    def use(
+        self,
+        model_id: str,
+        quantization: str = 'none',
+        *,
+        load: Loader | None = None,
+        components: tuple[str, ...] | None = None,
+        required_bytes: int = 0,
+        working_bytes: int | None = None,
+        allow_low_memory: bool | None = None,
+        max_wait: float | None = None,
+        verify: bool = False,
+        holder: int = 0,
+        **settings: Any,
+    ) -> Use:
+        """The model, on the device and in use for as long as the context lasts.
+
+        `components`: only these are leased; the others come back by themselves when they are called, and make room for
+        one another: for a pipeline that is larger than the device. `required_bytes`: what it takes, where neither its
+        files nor an earlier run say it. `settings` are passed to the loader, and part of what the entry is.
+        """
+        fingerprint = _fingerprint(settings)
+        key, name = _unstick.key(model_id, quantization)
+        fields = self._fields(key, name, model_id, fingerprint, required_bytes, working_bytes)
+        wait = self.max_wait if max_wait is None else max_wait
+        fields['allow_low_memory'] = self.allow_low_memory if allow_low_memory is None else allow_low_memory
+        fields['max_wait_ms'] = 0 if wait is None else max(1, int(wait * 1000)) if wait > 0 else NEVER_WAIT
+        fields['has_verify'] = verify
+        fields['holder'] = holder
+        return Use(self, Demand(key, model_id, name, fingerprint, load, settings, components, fields))
+
+    def ause(self, model_id: str, quantization: str = 'none', **options: Any) -> Use:
+        """The same for `async with`; the loader runs in a thread, and nothing blocks the loop."""
+        import asyncio
+
+        options.setdefault('holder', _id_of(asyncio.current_task()))
+        return self.use(model_id, quantization, **options)
+
+    def steps(self, model_id: str, quantization: str = 'none', **options: Any) -> Steps:
+        """The same for an engine that takes callables: `use = yield from cache.steps(...)`, then `with use as pipe:`.
+
+        Each callable is run by the engine, in a thread of its choice, before it comes for the next one.
+        """
+        use = self.use(model_id, quantization, **options)
+        if not options.get('holder'):
+            use._demand.fields['holder'] = _id_of(use)
+        yield from use.steps()
+        return use
+
+    def preload(self, model_id: str, quantization: str = 'none', **options: Any) -> dict[str, Any]:
+        """Brings a model to the device without using it; returns how that went."""
+        use = self.use(model_id, quantization, **options)
+        use._demand.fields['is_preload'] = True
+        use._run()
+        return use.result
+
+    def prefetch(self, model_id: str, quantization: str = 'none', **options: Any) -> bool:
+        """The same, only if nothing has to leave and nothing to be waited for; False if it was not done."""
+        use = self.use(model_id, quantization, **options)
+        use._demand.fields['is_prefetch'] = True
+        use._run()
+        return bool(use.result['verdict'] != 'refused')
+
+    # --- entries ---
+
+    def evict(self, model_id: str, quantization: str = 'none') -> dict[str, Any]:
+        """Has a model leave the device, when those who use it have ended; its contents stay."""
+        key = _unstick.key(model_id, quantization)[0]
+        request = self.native.evict(key)
+        while (action := request.next()) is not None:
+            if action[0] == 'wait':
+                request.poll()
+        error = request.error()
+        if error is not None:
+            raise explained(error, key, request.result())
+        return request.result()
+
+    def drop(self, model_id: str, quantization: str = 'none') -> None:
+        """Forgets a model: its memory and its backup go, and using it is an error. BusyError while it is in use."""
+        key = _unstick.key(model_id, quantization)[0]
+        self.native.drop(key)
+        held = self.take_held(key)
+        if held is not None:
+            held.release()
+
+    def pin(self, model_id: str, quantization: str = 'none', is_pinned: bool = True) -> None:
+        """A pinned model never leaves to make room."""
+        self.native.pin(_unstick.key(model_id, quantization)[0], is_pinned)
+
+    def idle(self, model_id: str, quantization: str = 'none', seconds: float | None = None) -> None:
+        """How long a model may be idle before it leaves: 0: it leaves at once; None: it may stay."""
+        ms = None if seconds is None else int(seconds * 1000)
+        self.native.set_idle(_unstick.key(model_id, quantization)[0], ms)
+        self.wake()
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The entries as data: state, bytes by tier, counts and times; their components under "components"."""
+        found = self.native.entries()
+        for entry in found:
+            try:
+                entry['components'] = self.native.components(entry['key'])
+            except NotFoundError:  # dropped meanwhile
+                entry['components'] = []
+        return found
+
+    def events(self, since: int = 0) -> list[dict[str, Any]]:
+        """What happened after event number `since`, oldest first; the last 256 are kept."""
+        return self.native.events(since)
+
+    def report(self) -> str:
+        """Per model, component and tier where everything is."""
+        from .report import size
+
+        info = self.device.info()
+        lines = [
+            f'{info["name"]} ({self.device.spec}): {size(info["resident_bytes"])} of models, '
+            f'{size(info["used_bytes"])} of {size(info["total_bytes"])} in use'
+        ]
+        for entry in self.entries():
+            tiers = ', '.join(f'{size(entry[f"{tier}_bytes"])} {tier}' for tier in ('pinned', 'pageable', 'file')
+                              if entry[f'{tier}_bytes'])  # fmt: skip
+            lines.append(
+                f'  {entry["key"]}: {entry["state"]}, {size(entry["resident_bytes"])} of {size(entry["bytes"])}'
+                + (f', backup {tiers}' if tiers else '')
+                + (f', in use {entry["n_leases"]} times' if entry['n_leases'] else '')
+                + (', pinned' if entry['is_pinned'] else '')
+                + f'; {entry["n_hits"]} hits, {entry["n_restores"]} restores, {entry["n_loads"]} loads'
+            )
+            lines += [
+                f'    {one["name"]}: {size(one["resident_bytes"])} of {size(one["bytes"])}'
+                for one in entry['components']
+            ]
+        return '\n'.join(lines)
+
+    # --- for Use ---
+
+    def held(self, key: str) -> Held:
+        with self._lock:
+            return self._held[key][1]
+
+    def keep(self, key: str, fingerprint: str, held: Held) -> None:
+        with self._lock:
+            self._held[key] = fingerprint, held
+        record(key, fingerprint, held.nbytes)
+
+    def take_held(self, key: str) -> Held | None:
+        with self._lock:
+            found = self._held.pop(key, None)
+        return found[1] if found is not None else None
+
+    def forget_if_gone(self, key: str) -> None:
+        """After a failure: an entry without components has given up what was kept under its key."""
+        if any(entry['key'] == key and entry['n_components'] for entry in self.native.entries()):
+            return
+        held = self.take_held(key)
+        if held is not None:
+            held.release()
+
+    def give_back(self) -> None:
+        if not any(entry['n_leases'] for entry in self.native.entries()):
+            give_back(self.device)
+
+    def current_stream(self) -> int | None:
+        torch = cuda() if self.device.kind == 'cuda' else None
+        return int(torch.cuda.current_stream(self.device.index).cuda_stream) if torch is not None else None
+
+    def wake(self) -> None:
+        """Has the keeper look: it backs up behind a use, and has leave what was idle for too long."""
+        if self._keeper is None:
+            with self._lock:
+                if self._keeper is None:
+                    self._keeper = threading.Thread(
+                        target=_keep, args=(weakref.ref(self), self._wake), name='unstick-cache', daemon=True
+                    )
+                    self._keeper.start()
+        self._wake.set()
+
+    def _fields(
+        self, key: str, name: str, model_id: str, fingerprint: str, required_bytes: int, working_bytes: int | None
+    ) -> dict[str, Any]:
+        fields: dict[str, Any] = {'working_bytes': working_bytes or self.working_bytes or 0}
+        required_bytes = required_bytes or self.sizes.get(name, 0)
+        with self._lock:
+            known = self._held.get(key)
+        if required_bytes:
+            fields |= {'required_bytes': required_bytes, 'basis': 'rules'}
+        elif known is None or known[0] != fingerprint:
+            size = size_of(model_id, name, key, fingerprint)
+            fields |= {'required_bytes': size.nbytes, 'basis': size.basis, 'alternatives': size.alternatives}
+            if working_bytes is None and self.working_bytes is None and self.device.kind == 'cuda':
+                fields['working_bytes'] = size.working_bytes
+        return fields
+
+
+def _keep(ref: weakref.ref[Cache], wake: threading.Event) -> None:
+    while (cache := ref()) is not None:
+        try:
+            timeout_ms = cache.native.step()
+        except _unstick.ForkedError:
+            return
+        del cache
+        wake.wait(None if timeout_ms < 0 else timeout_ms / 1000)
+        wake.clear()
+
+
+def _fingerprint(settings: dict[str, Any]) -> str:
+    texts = []
+    for name, value in settings.items():
+        text = repr(value)
+        if ' at 0x' in text:
+            raise invalid(
+                f'{name} is a {type(value).__name__} whose repr changes: settings say what was loaded; let the loader '
+                'close over it instead',
+                'use',
+            )
+        texts.append(f'{name}={text}'.replace('\n', ' '))
+    return _unstick.fingerprint(texts) if texts else ''
+
+
+def _id_of(obj: object) -> int:
+    return id(obj) & ((1 << 63) - 1)

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Use: one demand on its way to a lease, and the lease.
+
+The core decides what happens next; what it cannot do itself (wait, load, collect) comes as steps. The same steps are
+taken by a thread that blocks (`with`), by an event loop (`async with`) or by an engine that runs callables
+(`use = yield from cache.steps(...)`): between two steps nothing blocks, and no step waits for longer than 500 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ._unstick import CacheLease, Request
+from .errors import busy, explained
+from .loading import Held, Loader, Loading
+from .reclaiming import figures, perform
+
+if TYPE_CHECKING:
+    from .cache import Cache
+
+BUSY = -4
+
+Steps = Generator[Callable[[], Any], Any, Any]
+
+
+@dataclass(slots=True)
+class Demand:
+    """What is asked for, in the core's words."""
+
+    key: str
+    model_id: str
+    quantization: str
+    fingerprint: str
+    load: Loader | None
+    settings: dict[str, Any]
+    components: tuple[str, ...] | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def request(self, cache: Cache, changes: dict[str, Any]) -> Request:
+        given = {**self.fields, **changes}
+        if self.components is not None:
+            given['components'] = self.components
+        return cache.native.request(
+            self.key, fingerprint=self.fingerprint, quantization=self.quantization, **given
+        )
+
+
+class Wait:
+    """Lets a little time pass, or less if there is something to see."""
+
+    def __init__(self, request: Request, timeout_ms: int) -> None:
+        self.request = request
+        self.seconds = max(timeout_ms, 0) / 1000
+
+    def __call__(self) -> None:
+        self.request.poll()
+
+
+class Measure:
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.figures: tuple[int, int, int, int] | None = None
+
+    def __call__(self) -> None:
+        self.figures = figures(self.index)
+
+
+class Reclaim:
+    def __init__(self, action: str, stats: int, index: int) -> None:
+        self.arguments = action, stats, index
+        self.status = 0
+        self.n_collected = 0
+
+    def __call__(self) -> None:
+        self.status, self.n_collected = perform(*self.arguments)
+
+
+class Use:
+    """A model in use, as a context manager of either kind; made by Cache.use(), ause() and steps().
+
+    `result` says how the way to it went: `outcome` (hit, restore or load), what was evicted, how long things took.
+    """
+
+    def __init__(self, cache: Cache, demand: Demand) -> None:
+        self.cache = cache
+        self.key = demand.key
+        self.result: dict[str, Any] = {}
+        self._demand = demand
+        self._held: Held | None = None
+        self._lease: CacheLease | None = None
+        self._uses: list[Any] = []
+
+    def __repr__(self) -> str:
+        state = 'in use' if self._lease is not None else self.result.get('outcome', 'not begun')
+        return f'<unstick.Use {self.key!r}: {state}>'
+
+    @property
+    def object(self) -> Any:
+        """The model, while it is in use."""
+        if self._held is None:
+            raise busy(f'{self.key} is not in use: enter the context first', 'use')
+        return self._held.object
+
+    # --- the way there ---
+
+    def steps(self) -> Steps:
+        """Yields callables that the caller runs, in any thread, one after the other."""
+        cache, demand = self.cache, self._demand
+        changes: dict[str, Any] = {}
+        for attempt in range(3):
+            loading = Loading(demand.load or _no_loader, demand.key, (demand.model_id, demand.quantization),
+                              demand.settings, cache.device)  # fmt: skip
+            request = demand.request(cache, changes)
+            try:
+                yield from self._drive(request, loading)
+                if request.status == 0:
+                    self._take(request, loading)
+                    return
+            finally:
+                if request.status != 0:
+                    cache.forget_if_gone(demand.key)
+                    loading.undo()
+                    request.cancel()
+            if loading.failure is not None:
+                cache.give_back()
+            if loading.ran_out_of_memory and attempt == 0:
+                # What the host did not know of took the room: now everything goes that is not in use.
+                changes = {
+                    'required_bytes': cache.device.info()['total_bytes'],
+                    'basis': 'guess',
+                    'allow_low_memory': True,
+                    'max_wait_ms': (1 << 64) - 1,
+                }
+                continue
+            if request.status == BUSY and changes:  # another one loads it by now
+                changes = {}
+                continue
+            break
+        self._raise(request, loading)
+
+    def _drive(self, request: Request, loading: Loading) -> Steps:
+        index = self.cache.device.index
+        action = request.next()
+        while action is not None:
+            if action[0] == 'wait':
+                yield Wait(request, action[1])
+                action = request.next()
+            elif action[0] == 'measure':
+                measure = Measure(index)
+                yield measure
+                action = request.next(figures=measure.figures)
+            elif action[0] == 'reclaim':
+                reclaim = Reclaim(action[1], action[2], index)
+                yield reclaim
+                action = request.next(status=reclaim.status, n_collected=reclaim.n_collected)
+            else:
+                loading.old = self.cache.take_held(self.key)
+                yield loading
+                if loading.held is not None:
+                    for name, region in loading.held.regions.items():
+                        request.add(name, region)
+                action = request.next(status=loading.status, text=loading.text)
+
+    def _take(self, request: Request, loading: Loading) -> None:
+        self.result = request.result()
+        if loading.held is not None:
+            self.cache.keep(self.key, self._demand.fingerprint, loading.held)
+        self._lease = request.take_lease()
+        if self._lease is not None:
+            self._held = self.cache.held(self.key)
+            self._uses = self._held.begin(self._demand.components)
+        self.cache.wake()
+
+    def _raise(self, request: Request, loading: Loading) -> None:
+        self.result = request.result()
+        error = request.error()
+        assert error is not None
+        suggestions: tuple[str, ...] = ()
+        if loading.failure is not None:
+            suggestions = loading.suggestions(self._demand.quantization)
+            if not loading.ran_out_of_memory:
+                error = loading.error()
+            error.__cause__ = loading.failure
+        raise explained(error, self.key, self.result, suggestions)
+
+    # --- the use ---
+
+    def end(self) -> None:
+        """Ends the use; leaving the context does."""
+        lease, self._lease = self._lease, None
+        held, self._held = self._held, None
+        if lease is None or held is None:
+            return
+        held.end(self._uses)
+        self._uses = []
+        stream = self.cache.current_stream()
+        if stream is not None:
+            lease.use_stream(stream)
+        lease.end()
+        self.cache.wake()
+
+    def _run(self) -> None:
+        steps = self.steps()
+        try:
+            for step in steps:
+                step()
+        finally:
+            steps.close()
+
+    def __enter__(self) -> Any:
+        if self._lease is None:
+            self._run()
+        return self.object
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
+
+    async def _arun(self) -> None:
+        steps = self.steps()
+        try:
+            for step in steps:
+                if isinstance(step, Wait):
+                    # A descriptor has one reader in a loop, and there may be several of us.
+                    await asyncio.sleep(min(step.seconds, 0.005))
+                    continue
+                work = asyncio.ensure_future(asyncio.to_thread(step))
+                try:
+                    await asyncio.shield(work)
+                except asyncio.CancelledError:
+                    await asyncio.wait([work])  # a thread cannot be stopped, and what it loads is ours to undo
+                    raise
+        finally:
+            steps.close()
+
+    async def __aenter__(self) -> Any:
+        if self._lease is None:
+            await self._arun()
+        return self.object
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
+
+
+def _no_loader(model_id: str, quantization: str, **_: Any) -> Any:
+    from .errors import invalid
+
+    raise invalid(f'{model_id} at {quantization} is not in the cache, and no load= was given', 'load')
