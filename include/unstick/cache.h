@@ -348,6 +348,22 @@ UNSTICK_EXPORT int unstick_cache_set_idle(struct unstick_cache *cache, const cha
                                           struct unstick_error *error);
 
 /**
+ * Gives an entry one more component, which the host holds already: tensors that came to a model later. Who leases the
+ * entry from now on leases it, too. @return UNSTICK_OK; UNSTICK_NOT_FOUND; UNSTICK_BUSY (a request brings the entry);
+ * UNSTICK_INVALID_ARGUMENT (the name is taken, neither region nor layout, a region of another device);
+ * UNSTICK_OUT_OF_HOST_MEMORY.
+ */
+UNSTICK_EXPORT int unstick_cache_add(struct unstick_cache *cache, const char *key,
+                                     const struct unstick_cache_component *component, struct unstick_error *error);
+
+/**
+ * Takes a component out of an entry, and drops the cache's reference to its region: the host has let it go.
+ * @return UNSTICK_OK, UNSTICK_NOT_FOUND, or UNSTICK_BUSY (a lease, a request or a task still has to do with it).
+ */
+UNSTICK_EXPORT int unstick_cache_remove(struct unstick_cache *cache, const char *key, const char *name,
+                                        struct unstick_error *error);
+
+/**
  * Forgets an entry: regions that the cache made end, of regions that were handed over it drops its reference.
  * @return UNSTICK_OK, UNSTICK_NOT_FOUND, or UNSTICK_BUSY (a lease, a request or a task still has to do with it).
  */

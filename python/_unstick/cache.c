@@ -281,6 +281,41 @@ static PyObject *cache_set_idle(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *cache_add(PyObject *object, PyObject *args)
+{
+    struct unstick_cache_component component = { .size = sizeof(component) };
+    struct py_cache *self = (struct py_cache *)object;
+    struct unstick_error error = { 0 };
+    struct py_region *region;
+    const char *key;
+
+    if (!PyArg_ParseTuple(args, "ssO!:add", &key, &component.name, &py_region_type, &region))
+        return NULL;
+    component.region = region->region;
+    py_enter(self->device->context);
+    if (unstick_cache_add(self->cache, key, &component, &error) < 0)
+        return py_error_raise(&error);
+    Py_RETURN_NONE;
+}
+
+static PyObject *cache_remove(PyObject *object, PyObject *args)
+{
+    struct py_cache *self = (struct py_cache *)object;
+    struct unstick_error error = { 0 };
+    const char *key, *name;
+    int r;
+
+    if (!PyArg_ParseTuple(args, "ss:remove", &key, &name))
+        return NULL;
+    py_enter(self->device->context);
+    Py_BEGIN_ALLOW_THREADS
+    r = unstick_cache_remove(self->cache, key, name, &error);
+    Py_END_ALLOW_THREADS
+    if (r < 0)
+        return py_error_raise(&error);
+    Py_RETURN_NONE;
+}
+
 static PyObject *cache_drop(PyObject *object, PyObject *args)
 {
     struct py_cache *self = (struct py_cache *)object;
@@ -309,6 +344,8 @@ static PyMethodDef cache_methods[] = {
     { "events", cache_events, METH_VARARGS, "What happened after an event's number, as dicts." },
     { "pin", cache_pin, METH_VARARGS, "pin(key, is_pinned)" },
     { "set_idle", cache_set_idle, METH_VARARGS, "set_idle(key, ms or None)" },
+    { "add", cache_add, METH_VARARGS, "add(key, name, region): one more component of an entry." },
+    { "remove", cache_remove, METH_VARARGS, "remove(key, name): takes a component out of an entry." },
     { "drop", cache_drop, METH_VARARGS, "Forgets an entry." },
     { 0 },
 };

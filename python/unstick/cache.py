@@ -6,10 +6,11 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from . import _unstick
-from ._unstick import Context, Device, NotFoundError
+from ._unstick import BusyError, Context, Device, NotFoundError
 from .constraints import Constraints
 from .errors import explained, invalid
 from .loading import Held, Loader, give_back
@@ -257,6 +258,17 @@ class Cache:
         held = self.take_held(key)
         if held is not None:
             held.release()
+
+    def take_new(self, key: str, held: Held) -> None:
+        """What came to a model during its use belongs to its entry."""
+        held.refresh()
+        for name, region in held.take_new().items():
+            self.native.add(key, name, region)
+
+    def let_go(self, key: str, held: Held) -> None:
+        for name in held.take_gone():
+            with suppress(BusyError, NotFoundError):  # it goes with the entry
+                self.native.remove(key, name)
 
     def give_back(self) -> None:
         if not any(entry['n_leases'] for entry in self.native.entries()):

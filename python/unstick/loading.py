@@ -8,18 +8,23 @@ exception holds its traceback, a traceback its frames, and frames the tensors th
 from __future__ import annotations
 
 import gc
+import logging
+import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ._unstick import Device, Error, Region
+from ._unstick import Device, Error, OutOfDeviceMemoryError, Region
 from .errors import LoadError, invalid, unsupported
 from .reclaiming import cuda, perform
 
 if TYPE_CHECKING:
     from .component import Component, _Use
     from .model import Model
+
+log = logging.getLogger('unstick')
 
 Loader = Callable[..., Any]
 
@@ -38,12 +43,13 @@ class Loaded:
 
 
 class Held:
-    """A model that the cache keeps: the object, and the regions that its entry consists of."""
+    """A model that the cache keeps: the object, and the regions that its entry consists of, by their names there."""
 
-    def __init__(self, obj: Any, model: Model | None, regions: dict[str, Region]) -> None:
+    def __init__(self, obj: Any, model: Model | None, regions: Mapping[str, Region]) -> None:
         self.object = obj
         self.model = model
-        self.regions = regions
+        self._own = dict(regions)
+        self._names: dict[str, weakref.ref[Region]] = {name: weakref.ref(one) for name, one in regions.items()}
 
     @classmethod
     def of(cls, returned: Any, key: str, device: Device) -> Held:
@@ -52,7 +58,7 @@ class Held:
         if isinstance(returned, Loaded):
             if not returned.regions:
                 raise invalid('the loader returned no regions: there is nothing to keep', 'load')
-            return cls(returned.object, None, dict(returned.regions))
+            return cls(returned.object, None, returned.regions)
         if find_spec('torch') is None:
             raise unsupported(
                 f'the loader returned a {type(returned).__name__}, which only torch could take apart, and torch is not '
@@ -61,36 +67,77 @@ class Held:
             )
         from .adoption import adopt
 
-        model = adopt(returned, key, device=device)
-        return cls(returned, model, regions_of(model))
+        held = cls(returned, adopt(returned, key, device=device), {})
+        held.take_new()
+        return held
+
+    @property
+    def regions(self) -> dict[str, Region]:
+        alive = ((name, ref()) for name, ref in self._names.items())
+        return {name: region for name, region in alive if region is not None}
 
     @property
     def nbytes(self) -> int:
         return sum(region.info()['bytes'] for region in self.regions.values())
 
+    def take_new(self) -> dict[str, Region]:
+        """Regions that the model has and the entry does not, under the names that they get there."""
+        known = {id(region) for region in self.regions.values()}
+        new: dict[str, Region] = {}
+        for name, component in self.model.components.items() if self.model is not None else ():
+            for region in component.regions:
+                if id(region) in known:
+                    continue
+                called, n = name, 1
+                while called in self._names:
+                    called, n = f'{name}.{n}', n + 1
+                new[called] = region
+                self._names[called] = weakref.ref(region)
+        return new
+
+    def take_gone(self) -> list[str]:
+        """Names of regions that the model has let go."""
+        gone = [name for name, ref in self._names.items() if ref() is None]
+        for name in gone:
+            del self._names[name]
+        return gone
+
     def components(self, names: tuple[str, ...] | None) -> list[Component]:
         if self.model is None:
             return []
-        if names is None:
-            return list(self.model.components.values())
-        return [one for name, one in self.model.components.items() if name in names]
+        return [one for name, one in self.model.components.items() if names is None or name in names]
 
     def begin(self, names: tuple[str, ...] | None) -> list[tuple[Component, _Use]]:
         """Notes that a lease of the cache uses the components: nothing of this process moves them."""
+        uses = [(one, one.begin_use()) for one in self.components(names)]
         if self.model is not None:
             from . import guards
 
             self.model.is_evicted = False
-            for one in self.components(names):
-                guards.remove(one)
-        return [(one, one.begin_use()) for one in self.components(names)]
+            with self.model.room.lock:
+                for component, _ in uses:
+                    guards.remove(component)
+        return uses
 
     def end(self, uses: list[tuple[Component, _Use]]) -> None:
-        from . import guards
-
         for component, use in uses:
             component.end_use(use)
-            guards.install(component)  # from here on it may leave at any time
+        if self.model is None:
+            return
+        from . import guards
+
+        with self.model.room.lock:
+            for component in self.components(None):
+                if not component.is_in_use:
+                    guards.install(component)  # from here on it may leave at any time
+
+    def refresh(self) -> None:
+        """Takes in what has left the regions during the use, as far as there is room for it."""
+        if self.model is not None:
+            try:
+                self.model.refresh()
+            except OutOfDeviceMemoryError as error:
+                log.info('%s: what came anew stays outside: %s', self.model.key, error)
 
     def release(self) -> None:
         if self.model is not None:
@@ -98,16 +145,8 @@ class Held:
         else:
             for region in self.regions.values():
                 region.release().wait()
-        self.regions.clear()
-
-
-def regions_of(model: Model) -> dict[str, Region]:
-    """The regions of a model by the names that the entry's components have."""
-    regions: dict[str, Region] = {}
-    for name, component in model.components.items():
-        for index, region in enumerate(component.regions):
-            regions[f'{name}.{index}' if index else name] = region
-    return regions
+        self._own.clear()
+        self._names.clear()
 
 
 class Loading:
@@ -206,10 +245,8 @@ def stripped(error: Exception) -> Exception:
         seen.add(id(one))
         at = one.__traceback__
         while at is not None:
-            try:
+            with suppress(RuntimeError):  # it still runs
                 at.tb_frame.clear()
-            except RuntimeError:  # it still runs
-                pass
             at = at.tb_next
         rest += [other for other in (one.__cause__, one.__context__) if other is not None]
     if error.__traceback__ is not None:

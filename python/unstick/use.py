@@ -197,10 +197,12 @@ class Use:
             return
         held.end(self._uses)
         self._uses = []
+        self.cache.take_new(self.key, held)
         stream = self.cache.current_stream()
         if stream is not None:
             lease.use_stream(stream)
         lease.end()
+        self.cache.let_go(self.key, held)
         self.cache.wake()
 
     def _run(self) -> None:

@@ -237,6 +237,73 @@ int unstick_cache_set_idle(struct unstick_cache *cache, const char *key, uint64_
     return entry ? UNSTICK_OK : entry_not_found(key, "unstick_cache_set_idle", error);
 }
 
+int unstick_cache_add(struct unstick_cache *cache, const char *key, const struct unstick_cache_component *given,
+                      struct unstick_error *error)
+{
+    struct usk_component *component;
+    struct usk_entry *entry;
+    bool is_busy = false, is_taken = false, is_added = false;
+    int r;
+
+    if (usk_context_is_forked(cache->ctx))
+        return usk_context_fail_forked(error);
+    r = usk_component_new(cache, given, &component, error);
+    if (r < 0)
+        return r;
+    usk_cache_lock(cache);
+    entry = usk_entry_find(cache, key);
+    if (entry) {
+        is_busy = entry->loader;
+        is_taken = usk_entry_component(entry, component->name);
+        is_added = !is_busy && !is_taken && usk_entry_add(entry, component);
+        usk_cache_touch(cache);
+    }
+    usk_cache_unlock(cache);
+    if (is_added)
+        return UNSTICK_OK;
+    usk_component_free(component);
+    if (!entry)
+        return entry_not_found(key, "unstick_cache_add", error);
+    if (is_busy)
+        return usk_error_set(error, UNSTICK_BUSY, 0, "unstick_cache_add",
+                             "a request brings %s; register the component with that request, or later", key);
+    if (is_taken)
+        return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "unstick_cache_add", "%s has a component %s already",
+                             key, given->name);
+    return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "realloc", "no host memory for %s", given->name);
+}
+
+int unstick_cache_remove(struct unstick_cache *cache, const char *key, const char *name, struct unstick_error *error)
+{
+    struct usk_component *component = NULL;
+    struct usk_entry *entry;
+    bool is_busy = false;
+
+    if (usk_context_is_forked(cache->ctx))
+        return usk_context_fail_forked(error);
+    usk_cache_lock(cache);
+    entry = usk_entry_find(cache, key);
+    if (entry && name)
+        component = usk_entry_component(entry, name);
+    if (component) {
+        is_busy = component->n_leases || component->mover || component->chore || component->adder;
+        if (!is_busy)
+            usk_entry_remove(entry, component);
+        usk_cache_touch(cache);
+    }
+    usk_cache_unlock(cache);
+    if (!entry)
+        return entry_not_found(key, "unstick_cache_remove", error);
+    if (!component)
+        return usk_error_set(error, UNSTICK_NOT_FOUND, 0, "unstick_cache_remove", "%s has no component %s", key,
+                             name ? name : "(null)");
+    if (is_busy)
+        return usk_error_set(error, UNSTICK_BUSY, 0, "unstick_cache_remove",
+                             "%s of %s is in use by a lease, a request or a task; end those first", name, key);
+    usk_component_free(component);
+    return UNSTICK_OK;
+}
+
 int unstick_cache_drop(struct unstick_cache *cache, const char *key, struct unstick_error *error)
 {
     struct usk_entry *entry;

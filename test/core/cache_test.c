@@ -365,6 +365,48 @@ static void test_registering_is_checked(void **state)
     world_close(&world);
 }
 
+/* Tensors that come to a model after its load, and those that leave it. */
+static void test_components_come_and_go_later(void **state)
+{
+    struct unstick_cache_component later;
+    struct unstick_cache_entry_info info;
+    struct unstick_cache_demand demand;
+    struct unstick_cache_lease *lease;
+    struct unstick_error error = { 0 };
+    struct unstick_region *region;
+    struct world world;
+    size_t n;
+
+    (void)state;
+    world_open(&world, NULL);
+    demand = world_demand(&world, 0);
+    later = (struct unstick_cache_component){ .size = sizeof(later), .name = "lora" };
+    assert_int_equal(unstick_region_new(world.fixture.dev, "lora", GRANULE, NULL, &region, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    later.region = region;
+    assert_int_equal(unstick_cache_add(world.cache, world_keys[0], &later, &error), UNSTICK_NOT_FOUND);
+    assert_int_equal(world_use(&world, 0, &demand, &lease, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_cache_add(world.cache, world_keys[0], &later, &error), UNSTICK_OK);
+    assert_int_equal(unstick_cache_add(world.cache, world_keys[0], &later, &error), UNSTICK_INVALID_ARGUMENT);
+    assert_int_equal(unstick_cache_remove(world.cache, world_keys[0], world_names[0], &error), UNSTICK_BUSY);
+    assert_int_equal(unstick_cache_lease_end(lease, NULL), UNSTICK_OK);
+
+    assert_int_equal(world_use(&world, 0, &demand, &lease, NULL), UNSTICK_OK);
+    assert_ptr_equal(unstick_cache_lease_region(lease, "lora"), region);
+    assert_int_equal(unstick_cache_remove(world.cache, world_keys[0], "lora", &error), UNSTICK_BUSY);
+    assert_int_equal(unstick_cache_lease_end(lease, NULL), UNSTICK_OK);
+
+    while (unstick_cache_step(world.cache, 0) == UNSTICK_PENDING)
+        ;
+    assert_int_equal(unstick_cache_remove(world.cache, world_keys[0], "lora", &error), UNSTICK_OK);
+    assert_int_equal(unstick_cache_remove(world.cache, world_keys[0], "lora", &error), UNSTICK_NOT_FOUND);
+    assert_int_equal(unstick_cache_remove(world.cache, "nobody_8-bit", "lora", &error), UNSTICK_NOT_FOUND);
+    assert_int_equal(unstick_cache_entries(world.cache, &info, 1, &n), UNSTICK_OK);
+    assert_int_equal(info.n_components, WORLD_COMPONENTS);
+    unstick_region_unref(region);
+    world_close(&world);
+}
+
 /* --- components one by one --- */
 
 /* A pipeline that is larger than the device: encode, then denoise, with no offloading by hand. */
@@ -816,6 +858,7 @@ int main(void)
         cmocka_unit_test(test_a_load_that_fails_leaves_nothing),
         cmocka_unit_test(test_host_registers_layouts),
         cmocka_unit_test(test_registering_is_checked),
+        cmocka_unit_test(test_components_come_and_go_later),
         cmocka_unit_test(test_components_leased_one_by_one),
         cmocka_unit_test(test_cancel_at_every_step),
         cmocka_unit_test(test_free_at_every_step),
