@@ -12,7 +12,7 @@
 struct py_request {
     PyObject_HEAD
     struct py_cache *cache;
-    struct unstick_request *request;
+    struct unstick_request *request; /* NULL: closed */
     struct unstick_request_action action;
 };
 
@@ -176,6 +176,27 @@ static void request_dealloc(PyObject *object)
     Py_TYPE(object)->tp_free(object);
 }
 
+/* An entry whose request is still held is in use: it must not hang on whoever keeps an exception's frames. */
+static PyObject *request_close(PyObject *object, PyObject *unused)
+{
+    struct py_request *self = (struct py_request *)object;
+    struct unstick_request *request = self->request;
+
+    (void)unused;
+    self->request = NULL;
+    Py_BEGIN_ALLOW_THREADS
+    unstick_request_free(request);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static bool request_is_open(const struct py_request *self)
+{
+    if (!self->request)
+        py_error_raise_status(UNSTICK_INVALID_ARGUMENT, "Request", "the request is closed");
+    return self->request;
+}
+
 /* --- driving --- */
 
 static PyObject *request_names(const char *const *names, size_t n)
@@ -236,6 +257,8 @@ static PyObject *request_next(PyObject *object, PyObject *args, PyObject *kwargs
         PyOS_snprintf(error.text, sizeof(error.text), "%s", text);
         report.error = &error;
     }
+    if (!request_is_open(self))
+        return NULL;
     py_enter(self->cache->device->context);
     Py_BEGIN_ALLOW_THREADS
     self->action = (struct unstick_request_action){ .size = sizeof(self->action), .fd = -1 };
@@ -278,15 +301,10 @@ static PyObject *request_add(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "sO!:add", &component.name, &py_region_type, &region))
         return NULL;
     component.region = region->region;
+    if (!request_is_open(self))
+        return NULL;
     if (unstick_request_add(self->request, &component, &error) < 0)
         return py_error_raise(&error);
-    Py_RETURN_NONE;
-}
-
-static PyObject *request_cancel(PyObject *object, PyObject *unused)
-{
-    (void)unused;
-    unstick_request_cancel(((struct py_request *)object)->request);
     Py_RETURN_NONE;
 }
 
@@ -342,6 +360,8 @@ static PyObject *request_suggestions(const struct unstick_request_result *result
 static bool request_read_result(struct py_request *self, struct unstick_request_result *result)
 {
     *result = (struct unstick_request_result){ .size = sizeof(*result) };
+    if (!request_is_open(self))
+        return false;
     if (unstick_request_result(self->request, result) != UNSTICK_FORKED)
         return true;
     py_error_raise_status(UNSTICK_FORKED, "unstick_request_result", "this request belongs to the parent process");
@@ -393,10 +413,13 @@ static PyObject *request_get_status(PyObject *object, void *unused)
 static PyObject *request_take_lease(PyObject *object, PyObject *unused)
 {
     struct py_request *self = (struct py_request *)object;
-    struct unstick_cache_lease *lease = unstick_request_take_lease(self->request);
+    struct unstick_cache_lease *lease;
     struct py_cache_lease *result;
 
     (void)unused;
+    if (!request_is_open(self))
+        return NULL;
+    lease = unstick_request_take_lease(self->request);
     if (!lease)
         Py_RETURN_NONE;
     result = (struct py_cache_lease *)py_cache_lease_type.tp_alloc(&py_cache_lease_type, 0);
@@ -414,7 +437,7 @@ static PyMethodDef request_methods[] = {
       "Says how the action before went and returns the next, or None at the end." },
     { "poll", request_poll, METH_NOARGS, "Waits as the last action says, a few milliseconds at most." },
     { "add", request_add, METH_VARARGS, "add(name, region): registers a component that was loaded." },
-    { "cancel", request_cancel, METH_NOARGS, "Asks it to end early." },
+    { "close", request_close, METH_NOARGS, "Ends it, early if need be." },
     { "result", request_result, METH_NOARGS, "How far it is, or how it ended, as a dict." },
     { "error", request_error, METH_NOARGS, "The exception that the failure is, or None." },
     { "take_lease", request_take_lease, METH_NOARGS, "The lease of a request that ended well, or None." },

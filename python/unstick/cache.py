@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +16,7 @@ from .constraints import Constraints
 from .errors import explained, invalid
 from .loading import Held, Loader, give_back
 from .reclaiming import cuda
-from .sizes import record, size_of
+from .sizes import size_of
 from .use import Demand, Steps, Use
 
 NEVER_WAIT = (1 << 64) - 1
@@ -170,21 +171,35 @@ class Cache:
         """Has a model leave the device, when those who use it have ended; its contents stay."""
         key = _unstick.key(model_id, quantization)[0]
         request = self.native.evict(key)
-        while (action := request.next()) is not None:
-            if action[0] == 'wait':
-                request.poll()
-        error = request.error()
+        try:
+            while (action := request.next()) is not None:
+                if action[0] == 'wait':
+                    request.poll()
+            error, result = request.error(), request.result()
+        finally:
+            request.close()
         if error is not None:
-            raise explained(error, key, request.result())
-        return request.result()
+            raise explained(error, key, result)
+        return result
 
     def drop(self, model_id: str, quantization: str = 'none') -> None:
         """Forgets a model: its memory and its backup go, and using it is an error. BusyError while it is in use."""
         key = _unstick.key(model_id, quantization)[0]
-        self.native.drop(key)
+        while not self._try_to_drop(key):
+            time.sleep(0.002)  # its backup is being written, which ends by itself
+            self.native.step()
         held = self.take_held(key)
         if held is not None:
             held.release()
+
+    def _try_to_drop(self, key: str) -> bool:
+        try:
+            self.native.drop(key)
+        except BusyError:
+            if any(one['key'] == key and (one['n_leases'] or one['state'] == 'loading') for one in self.native.entries()):
+                raise
+            return False
+        return True
 
     def pin(self, model_id: str, quantization: str = 'none', is_pinned: bool = True) -> None:
         """A pinned model never leaves to make room."""
@@ -244,20 +259,11 @@ class Cache:
     def keep(self, key: str, fingerprint: str, held: Held) -> None:
         with self._lock:
             self._held[key] = fingerprint, held
-        record(key, fingerprint, held.nbytes)
 
     def take_held(self, key: str) -> Held | None:
         with self._lock:
             found = self._held.pop(key, None)
         return found[1] if found is not None else None
-
-    def forget_if_gone(self, key: str) -> None:
-        """After a failure: an entry without components has given up what was kept under its key."""
-        if any(entry['key'] == key and entry['n_components'] for entry in self.native.entries()):
-            return
-        held = self.take_held(key)
-        if held is not None:
-            held.release()
 
     def take_new(self, key: str, held: Held) -> None:
         """What came to a model during its use belongs to its entry."""
@@ -266,9 +272,14 @@ class Cache:
             self.native.add(key, name, region)
 
     def let_go(self, key: str, held: Held) -> None:
-        for name in held.take_gone():
-            with suppress(BusyError, NotFoundError):  # it goes with the entry
-                self.native.remove(key, name)
+        for name in held.gone():
+            with suppress(BusyError):  # it goes at the next look
+                self._remove(key, name)
+                held.forget(name)
+
+    def _remove(self, key: str, name: str) -> None:
+        with suppress(NotFoundError):
+            self.native.remove(key, name)
 
     def give_back(self) -> None:
         if not any(entry['n_leases'] for entry in self.native.entries()):

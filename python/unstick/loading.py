@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ._unstick import Device, Error, OutOfDeviceMemoryError, Region
+from ._unstick import Device, Error, OutOfDeviceMemoryError, Region, Request
 from .errors import LoadError, invalid, unsupported
 from .reclaiming import cuda, perform
 
 if TYPE_CHECKING:
+    from .cache import Cache
     from .component import Component, _Use
     from .model import Model
 
@@ -95,12 +96,12 @@ class Held:
                 self._names[called] = weakref.ref(region)
         return new
 
-    def take_gone(self) -> list[str]:
+    def gone(self) -> list[str]:
         """Names of regions that the model has let go."""
-        gone = [name for name, ref in self._names.items() if ref() is None]
-        for name in gone:
-            del self._names[name]
-        return gone
+        return [name for name, ref in self._names.items() if ref() is None]
+
+    def forget(self, name: str) -> None:
+        del self._names[name]
 
     def components(self, names: tuple[str, ...] | None) -> list[Component]:
         if self.model is None:
@@ -159,6 +160,7 @@ class Loading:
         self.settings = settings
         self.device = device
         self.held: Held | None = None
+        self._cache: Cache | None = None
         self.failure: Exception | None = None
         self.status = 0
         self.status_name = ''
@@ -171,14 +173,9 @@ class Loading:
             self.old.release()
             self.old = None
         failure = self._attempt()
-        if failure is None:
-            return
-        self.held = None
-        self.failure = failure
-        self.status, self.status_name = status_of(failure)
-        lines = str(failure).strip().splitlines()
-        self.text = f'{type(failure).__name__}: {lines[0] if lines else "no message"}'
-        gc.collect()  # half-built modules hold one another
+        if failure is not None:
+            self._fail(failure)
+            gc.collect()  # half-built modules hold one another
 
     def _attempt(self) -> Exception | None:
         try:
@@ -187,11 +184,38 @@ class Loading:
             return stripped(error)
         return None
 
+    def _fail(self, failure: Exception) -> None:
+        self.undo()
+        self.failure = failure
+        self.status, self.status_name = status_of(failure)
+        lines = str(failure).strip().splitlines()
+        self.text = f'{type(failure).__name__}: {lines[0] if lines else "no message"}'
+
+    def register(self, request: Request, cache: Cache, fingerprint: str) -> None:
+        """Hands over to the cache what was loaded. The object first: who finds the entry finds it, too."""
+        if self.held is None:
+            return
+        self._cache = cache
+        cache.keep(self.key, fingerprint, self.held)
+        failure = self._try_to_register(request, self.held.regions)
+        if failure is not None:
+            self._fail(failure)
+
+    def _try_to_register(self, request: Request, regions: dict[str, Region]) -> Exception | None:
+        try:
+            for name, region in regions.items():
+                request.add(name, region)
+        except Error as error:
+            return stripped(error)
+        return None
+
     def undo(self) -> None:
-        """The request failed after the load had succeeded."""
+        """The load, or the request after it, failed: nothing of it stays."""
+        if self._cache is not None:
+            self._cache.take_held(self.key)
         if self.held is not None:
             self.held.release()
-            self.held = None
+        self.held = self._cache = None
 
     @property
     def ran_out_of_memory(self) -> bool:

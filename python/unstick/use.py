@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ._unstick import CacheLease, Request
+from ._unstick import CacheLease, Error, Request
 from .errors import busy, explained
 from .loading import Held, Loader, Loading
 from .reclaiming import figures, perform
+from .sizes import record
 
 if TYPE_CHECKING:
     from .cache import Cache
@@ -115,16 +116,18 @@ class Use:
             loading = Loading(demand.load or _no_loader, demand.key, (demand.model_id, demand.quantization),
                               demand.settings, cache.device)  # fmt: skip
             request = demand.request(cache, changes)
+            status, error = 1, None
             try:
                 yield from self._drive(request, loading)
-                if request.status == 0:
+                status, error = request.status, request.error()
+                self.result = request.result()
+                if error is None:
                     self._take(request, loading)
                     return
             finally:
-                if request.status != 0:
-                    cache.forget_if_gone(demand.key)
+                request.close()
+                if status != 0:
                     loading.undo()
-                    request.cancel()
             if loading.failure is not None:
                 cache.give_back()
             if loading.ran_out_of_memory and attempt == 0:
@@ -136,11 +139,14 @@ class Use:
                     'max_wait_ms': (1 << 64) - 1,
                 }
                 continue
-            if request.status == BUSY and changes:  # another one loads it by now
+            if status == BUSY and changes:  # another one loads it by now
                 changes = {}
                 continue
             break
-        self._raise(request, loading)
+        try:
+            self._raise(error, loading)
+        finally:
+            del error  # it holds this frame
 
     def _drive(self, request: Request, loading: Loading) -> Steps:
         index = self.cache.device.index
@@ -160,24 +166,19 @@ class Use:
             else:
                 loading.old = self.cache.take_held(self.key)
                 yield loading
-                if loading.held is not None:
-                    for name, region in loading.held.regions.items():
-                        request.add(name, region)
+                loading.register(request, self.cache, self._demand.fingerprint)
                 action = request.next(status=loading.status, text=loading.text)
 
     def _take(self, request: Request, loading: Loading) -> None:
-        self.result = request.result()
         if loading.held is not None:
-            self.cache.keep(self.key, self._demand.fingerprint, loading.held)
+            record(self.key, self._demand.fingerprint, loading.held.nbytes)
         self._lease = request.take_lease()
         if self._lease is not None:
             self._held = self.cache.held(self.key)
             self._uses = self._held.begin(self._demand.components)
         self.cache.wake()
 
-    def _raise(self, request: Request, loading: Loading) -> None:
-        self.result = request.result()
-        error = request.error()
+    def _raise(self, error: Error | None, loading: Loading) -> None:
         assert error is not None
         suggestions: tuple[str, ...] = ()
         if loading.failure is not None:
@@ -185,7 +186,10 @@ class Use:
             if not loading.ran_out_of_memory:
                 error = loading.error()
             error.__cause__ = loading.failure
-        raise explained(error, self.key, self.result, suggestions)
+        try:
+            raise explained(error, self.key, self.result, suggestions)
+        finally:
+            del error, loading  # the error holds this frame, which would hold it
 
     # --- the use ---
 

@@ -63,6 +63,11 @@ static uint64_t entry_idle_end_ns(const struct usk_entry *entry)
     if (entry->idle_ms == UNSTICK_IDLE_NEVER || entry->n_users || entry->loader || entry->is_pinned ||
         entry->is_idle_over || !entry->n_components)
         return UINT64_MAX;
+    /* First the backup of what was used: it would have to stay now, and it is told only once. */
+    for (size_t i = 0; i < entry->n_components; i++) {
+        if (entry->components[i]->chore == USK_CHORE_BACKUP)
+            return UINT64_MAX;
+    }
     if (!usk_mul(entry->idle_ms, USK_NS_PER_MS, &idle_ns) || !usk_add(entry->last_used_ns, idle_ns, &end_ns))
         return UINT64_MAX;
     return end_ns;

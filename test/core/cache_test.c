@@ -574,6 +574,27 @@ static void test_idle_at_once_and_after_a_time(void **state)
     world_close(&world);
 }
 
+static void test_idle_while_its_backup_is_written(void **state)
+{
+    struct world_options options = { .cache = { .size = sizeof(struct unstick_cache_options), .has_idle = true } };
+    struct unstick_cache_demand demand = host_demand();
+    struct unstick_cache_entry_info info;
+    struct unstick_cache_lease *lease;
+    struct world world;
+    size_t n;
+
+    (void)state;
+    world_open(&world, &options);
+    assert_int_equal(world_use(&world, 0, &demand, &lease, NULL), UNSTICK_OK);
+    unstick_cache_step(world.cache, 0); /* the backup begins, behind the lease */
+    assert_int_equal(unstick_cache_lease_end(lease, NULL), UNSTICK_OK);
+    while (unstick_cache_step(world.cache, 0) == UNSTICK_PENDING)
+        ;
+    assert_int_equal(unstick_cache_entries(world.cache, &info, 1, &n), UNSTICK_OK);
+    assert_int_equal(info.state, UNSTICK_ENTRY_EVICTED);
+    world_close(&world);
+}
+
 static void test_leased_is_never_idle(void **state)
 {
     struct unstick_cache_lease *lease;
@@ -864,6 +885,7 @@ int main(void)
         cmocka_unit_test(test_free_at_every_step),
         cmocka_unit_test(test_cancelled_restore_goes_back),
         cmocka_unit_test(test_idle_at_once_and_after_a_time),
+        cmocka_unit_test(test_idle_while_its_backup_is_written),
         cmocka_unit_test(test_leased_is_never_idle),
         cmocka_unit_test(test_pinned_never_leaves),
         cmocka_unit_test(test_drop),

@@ -16,6 +16,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 MIB = 1 << 20
 
 
+@pytest.fixture(autouse=True)
+def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Learned peaks of tests are not the user's; nor are the user's settings those of tests."""
+    monkeypatch.setenv('XDG_STATE_HOME', str(tmp_path / 'state'))
+    return tmp_path / 'state'
+
+
 @pytest.fixture
 def context() -> unstick.Context:
     return unstick.Context()
