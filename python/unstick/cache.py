@@ -196,7 +196,8 @@ class Cache:
         try:
             self.native.drop(key)
         except BusyError:
-            if any(one['key'] == key and (one['n_leases'] or one['state'] == 'loading') for one in self.native.entries()):
+            entries = [one for one in self.native.entries() if one['key'] == key]
+            if any(one['n_leases'] or one['state'] == 'loading' for one in entries):
                 raise
             return False
         return True

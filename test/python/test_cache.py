@@ -36,10 +36,10 @@ class Model:
 class Loader:
     """Loads models of 40 MiB into regions, counts, and fails as often as it is told to."""
 
-    def __init__(self, cache: unstick.Cache, fails: int = 0, error: Any = MemoryError('no room')) -> None:
+    def __init__(self, cache: unstick.Cache, fails: int = 0, error: BaseException | None = None) -> None:
         self.cache = cache
         self.fails = fails
-        self.error = error
+        self.error = error or MemoryError('no room')
         self.calls: list[str] = []
         self.lost: list[weakref.ref[Any]] = []
         self.lock = threading.Lock()
@@ -205,9 +205,11 @@ def test_out_of_memory_twice_is_an_error(cache: unstick.Cache, load: Loader) -> 
 
 
 def test_too_large_is_said_before_anything_is_loaded(cache: unstick.Cache, load: Loader) -> None:
-    with pytest.raises(unstick.OutOfDeviceMemoryError) as raised:
-        with cache.use('a', '8-bit', load=load, required_bytes=100 * MIB):
-            pass
+    with (
+        pytest.raises(unstick.OutOfDeviceMemoryError) as raised,
+        cache.use('a', '8-bit', load=load, required_bytes=100 * MIB),
+    ):
+        pass
     error = raised.value
     assert (load.calls, error.key, error.required_bytes) == ([], 'a_8-bit', 100 * MIB)
     assert error.available_bytes < 64 * MIB and error.held_by_us_bytes == 0
