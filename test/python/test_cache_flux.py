@@ -3,8 +3,11 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,9 +166,11 @@ def test_out_of_memory_of_torch_is_tried_once_more(cache: unstick.Cache, load: A
 
 
 def test_what_is_not_a_model(cache: unstick.Cache) -> None:
-    with pytest.raises(unstick.LoadError, match='there is no torch module under this list') as raised:
-        with use(cache, '8-bit', lambda *_: []):
-            pass
+    with (
+        pytest.raises(unstick.LoadError, match='there is no torch module under this list') as raised,
+        use(cache, '8-bit', lambda *_: []),
+    ):
+        pass
     assert isinstance(raised.value.__cause__, unstick.AdoptError) and raised.value.key == 'flux_8-bit'
 
 
@@ -224,3 +229,17 @@ def test_asyncio(cache: unstick.Cache, load: Any, flux: Any, torch: Any) -> None
 
     eight, four = asyncio.run(main())
     assert sorted(load.calls) == ['4-bit', '8-bit'] and not torch.equal(eight, four)
+
+
+def test_the_example(here: dict[str, str], flux: Any) -> None:
+    example = Path(__file__).parents[2] / 'examples' / 'flux_switch.py'
+    done = subprocess.run(
+        [sys.executable, str(example), 'nobody/nothing', '4'], capture_output=True, text=True, env=here, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith('a tiny FLUX on host memory')
+    assert [line.split(' in ')[0] for line in lines[1:5]] == [
+        '8-bit: load', '4-bit: load', '8-bit: restore', '4-bit: restore'
+    ]  # fmt: skip
+    assert all(line.endswith('the same image') for line in lines[1:5])
