@@ -15,9 +15,9 @@ NEVER_IN_LIBRARY = re.compile(
 COMMENT_OR_STRING = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"', re.S)
 FOREIGN_PATH = re.compile(r'(?<![\w.])/(home|root|work|Users)/\w')
 UNFINISHED = re.compile(r'\b(TO' + r'DO|FIX' + r'ME|XX' + r'X)\b')
-FOLDERS = ('src', 'include', 'cli', 'test', 'examples', 'fuzz', 'docs', 'bench', '.ci')
-CODE = ('.c', '.h', '.in', '.py', '.sh', '.map')
-TEXT = (*CODE, '.md', '.1', '.bash', '.build', '')
+FOLDERS = ('src', 'include', 'cli', 'python', 'test', 'examples', 'fuzz', 'docs', 'bench', '.ci')
+CODE = ('.c', '.h', '.in', '.py', '.pyi', '.sh', '.map')
+TEXT = (*CODE, '.toml', '.md', '.1', '.bash', '.build', '')
 
 root = pathlib.Path(sys.argv[1])
 faults = []

@@ -3,7 +3,8 @@
 
 A file of src/A may include "B/..." if B stands at or before A in that list; back ends beside each other
 (device/cuda, device/host, ...) know only the contract above them. cli/, test/ and fuzz/ stand above all of src/ and may
-include any of it, and files of their own folder by their plain name. Public headers and examples use <unstick/...> only.
+include any of it, and files of their own folder by their plain name. Public headers, examples and the Python extension
+use <unstick/...> only.
 """
 import pathlib
 import re
@@ -13,14 +14,14 @@ root = pathlib.Path(sys.argv[1])
 order = re.findall(r"^subdir\('(\w+)'\)", (root / 'src/meson.build').read_text(), re.M)
 faults = []
 
-for path in sorted(p for top in ('src', 'include', 'cli', 'examples', 'test', 'fuzz') for p in (root / top).rglob('*.[ch]')):
+for path in sorted(p for top in ('src', 'include', 'cli', 'python', 'examples', 'test', 'fuzz') for p in (root / top).rglob('*.[ch]')):
     here = path.relative_to(root).parts
     for number, line in enumerate(path.read_text().splitlines(), 1):
         quoted = re.match(r'\s*#\s*include\s*"([^"]+)"', line)
         if not quoted:
             continue
         there = quoted[1].split('/')
-        if here[0] in ('include', 'examples'):
+        if here[0] in ('include', 'examples') or (here[0] == 'python' and len(there) > 1):
             fault = 'only <unstick/...> and the system here'
         elif len(there) == 1:
             fault = None if here[0] != 'src' else 'write the folder: "folder/file.h"'

@@ -54,6 +54,7 @@ struct usk_device_caps {
     uint64_t granularity_bytes;     /* of handles and mappings; a power of two */
     uint64_t default_granule_bytes; /* a good unit of residency; a multiple of granularity_bytes */
     uint32_t n_hash_slots;          /* length of hash_results */
+    int index;                      /* in the driver's order for this process; -1: not a GPU */
     int numa_node;                  /* where host memory is closest; -1: unknown */
     int driver_version;             /* the driver's own number (13000 is CUDA 13.0); 0: none */
     bool has_real_vram;             /* device memory is not host memory */

@@ -198,6 +198,7 @@ int unstick_device_info(struct unstick_device *dev, struct unstick_device_info *
     snprintf(filled.kind, sizeof(filled.kind), "%s", caps->kind);
     snprintf(filled.name, sizeof(filled.name), "%s", caps->name);
     snprintf(filled.uuid, sizeof(filled.uuid), "%s", caps->uuid);
+    filled.index = caps->index;
     filled.total_bytes = caps->total_bytes;
     filled.used_bytes = total_bytes - free_bytes;
     filled.limit_bytes = dev->limit_bytes;

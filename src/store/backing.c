@@ -17,9 +17,8 @@
 #include "store/file.h"
 #include "store/store_private.h"
 
-/* Pieces registered ahead of the granule that was asked for: 37 GB/s on one thread are less than the link
- * takes. */
-#define BACKING_AHEAD 3
+/* Pieces that are registered or about to be at a time: one is, the others bring their pages into memory meanwhile. */
+#define BACKING_AT_ONCE 4
 
 /* A stretch of a granule, in one piece of one file. */
 struct backing_part {
@@ -250,8 +249,8 @@ static void backing_look_ahead(struct usk_backing *backing, const struct backing
 {
     size_t first = granule->first_use + granule->n_uses;
 
-    for (size_t i = first; i < backing->n_uses && i - first < BACKING_AHEAD; i++)
-        usk_pin_file_piece_want_ahead(backing->uses[i]);
+    for (size_t i = first; i < backing->n_uses && i - first < BACKING_AT_ONCE - 1; i++)
+        usk_pin_file_piece_want_ahead(backing->uses[i], BACKING_AT_ONCE);
 }
 
 int usk_backing_get(struct usk_backing *backing, uint32_t index, struct unstick_error *error)
@@ -299,7 +298,7 @@ bool usk_backing_is_behind(struct usk_backing *backing, uint32_t index)
     const struct backing_granule *granule = backing_granule(backing, index);
 
     for (size_t i = 0; granule && i < granule->n_uses; i++) {
-        if (usk_pin_file_piece_is_behind(backing->uses[granule->first_use + i], BACKING_AHEAD))
+        if (usk_pin_file_piece_is_behind(backing->uses[granule->first_use + i], BACKING_AT_ONCE))
             return true;
     }
     return false;

@@ -275,15 +275,16 @@ bool usk_pin_file_piece_is_behind(struct usk_pin_file_piece *piece, unsigned int
     return is_behind;
 }
 
-void usk_pin_file_piece_want_ahead(struct usk_pin_file_piece *piece)
+void usk_pin_file_piece_want_ahead(struct usk_pin_file_piece *piece, unsigned int n)
 {
-    enum usk_pin_file_piece_state state;
+    struct usk_pin_file_set *set = piece->file->set;
+    bool is_to_begin;
 
-    set_lock(piece->file->set);
-    state = piece->state;
-    set_unlock(piece->file->set);
+    set_lock(set);
     /* One that failed is for its own get to try again. */
-    if (state == USK_FILE_PIECE_OUT)
+    is_to_begin = piece->state == USK_FILE_PIECE_OUT && set->n_busy < n;
+    set_unlock(set);
+    if (is_to_begin)
         (void)usk_pin_file_piece_want(piece, NULL);
 }
 

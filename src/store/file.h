@@ -79,8 +79,8 @@ int usk_pin_file_piece_want(struct usk_pin_file_piece *piece, struct unstick_err
 int usk_pin_file_piece_poll(struct usk_pin_file_piece *piece, struct unstick_error *error);
 /* True if nothing was begun for it yet and n jobs of the set are under way. */
 bool usk_pin_file_piece_is_behind(struct usk_pin_file_piece *piece, unsigned int n);
-/* The same for who guesses that it will be wanted. */
-void usk_pin_file_piece_want_ahead(struct usk_pin_file_piece *piece);
+/* The same for who guesses that it will be wanted; not while n jobs of the set are under way. */
+void usk_pin_file_piece_want_ahead(struct usk_pin_file_piece *piece, unsigned int n);
 
 /* Registers all pieces that are not, one after the other, each begun by the job of the one before. */
 void usk_pin_file_set_pin(struct usk_pin_file_set *set);

@@ -98,18 +98,6 @@ static void arrival_start_job(struct usk_arrival *arrival, struct usk_step *step
     arrival_to(arrival, USK_ARRIVAL_JOB, step);
 }
 
-/*
- * Registering a file is slower than the link, the more so the smaller its pieces are in the page cache (24 to 45 GB/s),
- * and only one thread does it at a time. A load, which has all of it to do, reads through the ring what would have to
- * wait, and both together keep the link busy. What was read is registered when the load is over.
- */
-static bool arrival_may_read(struct usk_arrival *arrival)
-{
-    return arrival->task->kind == USK_TASK_LOAD && arrival->blob->tier == UNSTICK_TIER_FILE &&
-           usk_backing_is_direct(arrival_backing(arrival)) &&
-           usk_backing_is_behind(arrival_backing(arrival), arrival->index);
-}
-
 /* Where the bytes of a known blob come from. */
 static void arrival_route(struct usk_arrival *arrival, struct usk_step *step)
 {
@@ -118,8 +106,6 @@ static void arrival_route(struct usk_arrival *arrival, struct usk_step *step)
     if (!blob || (blob->tier == UNSTICK_TIER_PINNED && !arrival->has_new_blob))
         arrival_to(arrival, USK_ARRIVAL_MEMORY, step);
     else if (blob->tier == UNSTICK_TIER_PINNED)
-        arrival_start_job(arrival, step);
-    else if (arrival_may_read(arrival) && usk_ring_try(arrival->task->region->dev->store, &arrival->ring))
         arrival_start_job(arrival, step);
     else if (blob->tier == UNSTICK_TIER_FILE && usk_backing_is_direct(arrival_backing(arrival)))
         arrival_to(arrival, USK_ARRIVAL_PIN, step);
@@ -156,12 +142,27 @@ static void arrival_step_arena(struct usk_arrival *arrival, struct usk_step *ste
     arrival_route(arrival, step);
 }
 
+/*
+ * Registering a file is slower than the link, the more so the smaller its pieces are in the page cache (24 to 45 GB/s),
+ * and only one thread does it at a time. A load, which has all of it to do, reads through the ring what would have to
+ * wait, and both together keep the link busy. What was read is registered when the load is over.
+ */
+static bool arrival_may_read(struct usk_arrival *arrival)
+{
+    return arrival->task->kind == USK_TASK_LOAD && !arrival->has_backing_hold &&
+           usk_backing_is_behind(arrival_backing(arrival), arrival->index);
+}
+
 static void arrival_step_pin(struct usk_arrival *arrival, struct usk_step *step)
 {
     struct usk_backing *backing = arrival_backing(arrival);
     struct unstick_error error = { 0 };
     int r;
 
+    if (arrival_may_read(arrival) && usk_ring_try(arrival->task->region->dev->store, &arrival->ring)) {
+        arrival_start_job(arrival, step);
+        return;
+    }
     if (!arrival->has_backing_hold) {
         r = usk_backing_get(backing, arrival->index, &error);
         arrival->has_backing_hold = r >= 0;

@@ -261,6 +261,8 @@ static int cuda_describe(struct cuda *cuda, struct usk_cuda_device_info *ret_inf
     snprintf(caps->uuid, sizeof(caps->uuid), "%s", info.uuid);
     caps->total_bytes = info.total_bytes;
     caps->default_granule_bytes = usk_max(CUDA_GRANULE_BYTES, caps->granularity_bytes);
+    /* The driver's handle of a device is its index. */
+    caps->index = core->device;
     caps->n_hash_slots = USK_CUDA_N_HASH_SLOTS;
     caps->numa_node = info.numa_node;
     caps->driver_version = core->driver->version;

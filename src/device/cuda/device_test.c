@@ -435,6 +435,8 @@ static void test_two_at_once(void **state)
     OK(usk_cuda_open_with(&table, "0", -1, NULL, &first, &error));
     OK(usk_cuda_open_with(&table, "1", event_fd, NULL, &second, &error));
     assert_string_not_equal(first->caps.uuid, second->caps.uuid);
+    assert_int_equal(first->caps.index, 0);
+    assert_int_equal(second->caps.index, 1);
     OK(first->ops->mark(first, USK_LANE_UP, &ticket, &error));
     usk_device_close(second);
     while (usk_device_poll(first, ticket, &error) == UNSTICK_PENDING)

@@ -335,6 +335,7 @@ int usk_host_open(uint64_t bytes, int event_fd, const struct usk_log *log, struc
         .granularity_bytes = granularity_bytes,
         .default_granule_bytes = usk_max(HOST_GRANULE_BYTES, granularity_bytes),
         .n_hash_slots = HOST_N_HASH_SLOTS,
+        .index = -1,
         .numa_node = -1,
         .can_hash = true,
         .can_register = true,

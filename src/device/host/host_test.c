@@ -106,6 +106,7 @@ static void test_open(void **state)
     OK(usk_host_open(UNIT + 5, -1, NULL, &dev, &error));
     assert_int_equal(dev->caps.total_bytes, UNIT);
     assert_string_equal(dev->caps.kind, "host");
+    assert_int_equal(dev->caps.index, -1);
     assert_string_equal(dev->caps.name, "host memory (64.0 KiB)");
     usk_device_close(dev);
     /* More than there is: only what is used of it costs. */

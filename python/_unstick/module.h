@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef UNSTICK_PYTHON_MODULE_H
+#define UNSTICK_PYTHON_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+
+#include <unstick/unstick.h>
+
+#ifdef Py_GIL_DISABLED
+#error "unstick needs CPython with the GIL: build it for 3.11 to 3.14, not for the free-threaded variant"
+#endif
+#if PY_VERSION_HEX < 0x030b0000 || PY_VERSION_HEX >= 0x030f0000
+#error "unstick needs CPython 3.11 to 3.14"
+#endif
+
+/*
+ * Ownership follows the C objects: a task or lease holds its region, a region its device, a device its context, as
+ * strong references between the Python objects. So whatever order the interpreter drops them in, the C objects die
+ * from the leaves up.
+ */
+struct py_log;
+
+struct py_context {
+    PyObject_HEAD
+    struct unstick_context *ctx; /* NULL once closed */
+    struct py_log *log;
+    bool has_driver;
+};
+
+struct py_device {
+    PyObject_HEAD
+    struct py_context *context;
+    struct unstick_device *dev; /* NULL once closed */
+    PyObject *spec;
+    int dl_type, dl_id; /* DLPack's words for it */
+    bool is_host;
+};
+
+struct py_region {
+    PyObject_HEAD
+    struct py_device *device;
+    struct unstick_region *region;
+    PyObject *name;
+    PyObject *weakrefs;
+};
+
+struct py_lease {
+    PyObject_HEAD
+    struct py_region *region;
+    struct unstick_lease *lease; /* NULL once ended */
+};
+
+struct py_task {
+    PyObject_HEAD
+    struct py_region *region;
+    struct unstick_task *task;
+    const char *verb;
+    struct py_task *next, **at; /* the list of all tasks, for the end of the process */
+};
+
+extern PyTypeObject py_context_type, py_device_type, py_region_type, py_lease_type, py_task_type, py_memory_type;
+
+/* error.c: raises the exception of error->status with the detail as attributes. Returns NULL. */
+int py_error_init(PyObject *module);
+PyObject *py_error_raise(const struct unstick_error *error);
+PyObject *py_error_raise_status(int status, const char *operation, const char *text);
+
+/* info.c: the C structs as dicts. */
+PyObject *py_info_context(const struct unstick_context_info *info);
+PyObject *py_info_device(const struct unstick_device_info *info);
+PyObject *py_info_region(const struct unstick_region_info *info);
+PyObject *py_info_task(const struct unstick_task_result *result);
+const char *py_info_state_name(int state);
+PyObject *py_info_size(uint64_t bytes);
+
+/* log.c: lines wait in a ring until a thread that holds the GIL hands them to `logging`. */
+struct py_log *py_log_new(void);
+void py_log_free(struct py_log *log);
+void py_log_write(void *userdata, enum unstick_log_level level, const char *line);
+void py_log_drain(struct py_log *log);
+
+/* task.c */
+struct unstick_task;
+PyObject *py_task_start(struct py_region *region, const char *verb, PyObject *args, PyObject *kwargs);
+void py_task_end_all(void);
+
+/* lease.c */
+PyObject *py_lease_begin(struct py_region *region, bool cancels_eviction);
+
+/* memory.c */
+PyObject *py_memory_new(struct py_region *region, uint64_t offset, uint64_t bytes);
+PyObject *py_memory_list(const struct py_region *region);
+uint64_t py_memory_n_live(const struct py_region *region);
+void py_memory_sweep(void);
+
+/* instances.c */
+PyObject *py_instances(PyObject *module, PyObject *type);
+
+/* For "O&": a number of bytes; anything below 0, above 2^64 or not whole is an exception. */
+int py_parse_bytes(PyObject *object, void *ret_bytes);
+
+/* True from the interpreter's own end on: what is left belongs to the operating system. */
+bool py_is_exiting(void);
+/* Without the GIL: returns at once, but never to a thread that an ending interpreter leaves behind. */
+void py_stop_if_left_behind(void);
+
+/* Hands waiting log lines on and gives memory back whose last tensor has died. Every method starts with it. */
+void py_enter(struct py_context *context);
+
+#endif

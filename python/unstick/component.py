@@ -1,0 +1,410 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Component: one module of a model, its regions on a device, and who uses it at the moment.
+
+Memory follows the module: while it lives the component holds its regions, and when it has died a region lives as long
+as a tensor still lies in it. So dropping a component of a pipeline gives its memory back, unless somebody kept a
+tensor; and then it can still be evicted.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from . import guards
+from ._unstick import BusyError, CanceledError, Lease, NotResidentError, OutOfDeviceMemoryError, Region
+from .errors import busy, evicted, revoked
+from .report import Adoption, Moved, Taken
+from .room import Room
+from .storages import Group, move, move_out
+
+if TYPE_CHECKING:
+    from .model import Model
+
+ALIGNMENT = 512
+CHUNK_BYTES = 1 << 30
+
+GuardMode = Literal['restore', 'raise']
+
+
+def rounded(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+class Component:
+    def __init__(self, name: str, module: nn.Module, room: Room, guard: GuardMode) -> None:
+        self.name = name
+        self.room = room
+        self.guard = guard
+        self.models: weakref.WeakSet[Model] = weakref.WeakSet()
+        self.needs: list[Component] = []
+        """Others whose regions hold bytes that this module uses, too."""
+        self.names: set[str] = set()
+        """What was adopted, by name: what drifts away under the same name comes back."""
+        self.last_used = time.monotonic()
+        self.is_revoked = False
+        self.module_ref = weakref.ref(module)
+        self._regions: list[Callable[[], Region | None]] = []
+        self._owned: list[Region] = []
+        self._old: list[tuple[StorageWeakRef, int]] = []
+        self._spans: dict[int, list[tuple[int, int]]] = {}
+        self.is_guarded = False
+        self.n_references = 0
+        self._n_graphs = 0
+        self._uses: list[_Use] = []
+        self._leases: list[Lease] = []
+        weakref.finalize(module, self._owned.clear).atexit = False
+        room.components.add(self)
+
+    def __repr__(self) -> str:
+        return f'<unstick.Component {self.name!r}: {self.state}>'
+
+    # --- what it holds ---
+
+    @property
+    def module(self) -> nn.Module | None:
+        return self.module_ref()
+
+    @property
+    def regions(self) -> list[Region]:
+        self.room.device.context.info()  # lets go of what lies in no tensor any more
+        alive = [region for region in (ref() for ref in self._regions) if region is not None]
+        if len(alive) < len(self._regions):
+            self._regions = [weakref.ref(region) for region in alive]
+        return alive
+
+    @property
+    def nbytes(self) -> int:
+        return sum(region.info()['bytes'] for region in self.regions)
+
+    @property
+    def resident_bytes(self) -> int:
+        return sum(region.info()['resident_bytes'] for region in self.regions)
+
+    @property
+    def state(self) -> str:
+        states = {region.state for region in self.regions}
+        if self.is_revoked:
+            return 'revoked'
+        if not states:
+            return 'empty'
+        return states.pop() if len(states) == 1 else 'partial'
+
+    @property
+    def is_resident(self) -> bool:
+        return all(region.state == 'resident' for one in self.closure() for region in one.regions)
+
+    @property
+    def is_in_use(self) -> bool:
+        self._forget_broken_uses()
+        return bool(self._uses or self._leases)
+
+    def closure(self) -> list[Component]:
+        """This component and all that it needs."""
+        result: list[Component] = [self]
+        for one in result:
+            result += [need for need in one.needs if need not in result]
+        return result
+
+    def need(self, other: Component) -> None:
+        if other is not self and other not in self.needs:
+            self.needs.append(other)
+
+    # --- taking tensors in ---
+
+    def take(self, groups: list[Group], device: torch.device, chunk_bytes: int, report: Adoption) -> None:
+        """Moves groups of storages into this component's regions: first where others have died, then into a new one."""
+        rest = [group for group in groups if not self._reuse(group, device, report)]
+        if not rest:
+            return
+        region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in rest))
+        self._spans[region.address] = []
+        n_taken = len(report.taken)
+        try:
+            ready_bytes = 0
+            for group in rest:
+                offset = region.alloc(group.nbytes)
+                end = offset + rounded(group.nbytes)
+                if end > ready_bytes:
+                    # Only so far ahead: what lies behind was freed in the meantime.
+                    ready_bytes = self._ready(region, max(end, ready_bytes + chunk_bytes))
+                self._move(group, region, offset, device, report)
+        except BaseException:
+            # Half a component could not come back by itself: all of it goes where it came from.
+            move_out(region, device)
+            del report.taken[n_taken:], self._spans[region.address]
+            raise
+        # Not before: an eviction that another thread asks for must not find it half filled.
+        self._owned.append(region)
+        self._regions.append(weakref.ref(region))
+        if device.type == 'cuda':
+            torch.cuda.current_stream(device).synchronize()
+            torch.cuda.empty_cache()
+
+    def _ready(self, region: Region, until_bytes: int) -> int:
+        """Gives a new region memory up to an offset; returns how far it really goes."""
+        info = region.info()
+        until_bytes = min(until_bytes, info['bytes'])
+        while (missing := until_bytes - region.info()['resident_bytes']) > 0:
+            shortage = None
+            try:
+                region.restore(max_bytes=missing).wait()
+            except OutOfDeviceMemoryError as error:
+                shortage = error.with_traceback(None)
+            if shortage is not None and not self.room.make(shortage.required_bytes - shortage.available_bytes, self):
+                try:
+                    raise shortage
+                finally:
+                    del shortage  # it holds this frame, which holds it
+        return region.info()['resident_bytes']
+
+    def _reuse(self, group: Group, device: torch.device, report: Adoption) -> bool:
+        for region in self.regions:
+            if region.state != 'resident':
+                continue
+            live = {offset for offset, _ in region.tensors()}
+            for offset, nbytes in self._spans.get(region.address, []):
+                if nbytes == rounded(group.nbytes) and not any(offset <= at < offset + nbytes for at in live):
+                    try:
+                        with region.lease():  # no eviction takes it away meanwhile
+                            self._move(group, region, offset, device, report)
+                    except (BusyError, NotResidentError):
+                        return False
+                    return True
+        return False
+
+    def _move(self, group: Group, region: Region, offset: int, device: torch.device, report: Adoption) -> None:
+        move(group, region, offset, device)
+        span = offset, rounded(group.nbytes)
+        if span not in self._spans[region.address]:
+            self._spans[region.address].append(span)
+        names = tuple(found.name for found in group.tensors)
+        self.names.update(names)
+        report.taken.append(Taken(self.name, group.name, names, group.nbytes))
+        self._old += [(StorageWeakRef(storage.storage), storage.nbytes) for storage in group.storages]
+        group.storages.clear()
+
+    @property
+    def still_held_bytes(self) -> int:
+        """Old memory of adopted tensors that something outside Python's sight still refers to."""
+        self._old = [(ref, nbytes) for ref, nbytes in self._old if not ref.expired()]
+        return sum(nbytes for _, nbytes in self._old)
+
+    def drop_unused(self) -> None:
+        """Lets regions go in which no tensor lies any more."""
+        for region in list(self._owned):
+            if not region.tensors():
+                self._owned.remove(region)
+                self._regions = [ref for ref in self._regions if ref() is not region]
+                del self._spans[region.address]
+
+    # --- moving ---
+
+    def restore_regions(self) -> None:
+        for one in self.closure():
+            for region in one.regions:
+                if region.state not in ('resident', 'revoked'):
+                    region.restore().wait()
+            guards.remove(one)
+
+    def evict_regions(self, max_bytes: int = 0) -> int:
+        """Evicts, the last granules first if only so much has to go; returns the bytes that went."""
+        guards.install(self)
+        before = self.resident_bytes
+        for region in reversed(self.regions):
+            gone = before - self.resident_bytes
+            if region.info()['resident_bytes'] and (not max_bytes or gone < max_bytes):
+                region.evict(max_bytes=max_bytes - gone if max_bytes else 0).wait()
+        return before - self.resident_bytes
+
+    def evict(self) -> Moved:
+        """Evicts all of it, waiting for other threads' uses to end."""
+        if any(use.thread == threading.get_ident() for use in self._live_uses()):
+            raise busy(f'{self.name} is in use by this very thread: it cannot leave from inside its own call', 'evict')
+        started = time.monotonic()
+        guards.install(self)
+        nbytes = copied = 0
+        while tasks := [region.evict() for region in self.regions if region.state in ('resident', 'partial')]:
+            is_canceled = False
+            for task in tasks:
+                try:
+                    task.wait()
+                except CanceledError:  # by a call that came first: its end is waited for
+                    is_canceled = True
+                result = task.result()
+                nbytes += result['done_bytes']
+                copied += result['copied_bytes']
+            if not is_canceled:
+                break
+        return Moved(nbytes, copied, time.monotonic() - started)
+
+    def restore(self) -> Moved:
+        started = time.monotonic()
+        self.check_usable('restore')
+        before = sum(one.resident_bytes for one in self.closure())
+        self.room.bring(self)
+        return Moved(sum(one.resident_bytes for one in self.closure()) - before, 0, time.monotonic() - started)
+
+    def revoke(self) -> None:
+        self.is_revoked = True
+        guards.install(self)
+        for region in self.regions:
+            region.revoke().wait()
+
+    def release(self) -> None:
+        """Drops the contents and this component's hold on the regions; their addresses last as long as tensors do."""
+        self.is_revoked = True
+        guards.install(self)
+        for region in self.regions:
+            region.release().wait()
+        self._owned.clear()
+
+    # --- use ---
+
+    def check_usable(self, operation: str) -> None:
+        if self.is_revoked:
+            raise revoked(f'{self.name} was revoked: its contents are gone, load the model again', operation)
+
+    def come_back(self, operation: str) -> None:
+        """Before something reads the contents: they come back, or the caller hears why not."""
+        self.check_usable(operation)
+        if not self.is_resident:
+            if self.guard == 'raise':
+                raise evicted(f'{operation}: {self.name} is evicted; call restore() first', operation)
+            _refuse_while_capturing(self)
+            self.room.bring(self)
+        else:
+            guards.remove(self)
+
+    def enter(self, module: nn.Module | None, operation: str = 'forward') -> None:
+        """Begins a use: resident from here on, and not moved until the matching leave()."""
+        while not self._try_to_enter(module, operation):
+            time.sleep(0.001)  # an eviction that another thread asked for is under way
+
+    def _try_to_enter(self, module: nn.Module | None, operation: str) -> bool:
+        with self.room.lock:
+            if not self._leases:  # what is leased is resident, and its guards are gone
+                self.come_back(operation)
+            begun: list[Component] = []
+            try:
+                for one in self.closure():
+                    one._begin(module)
+                    begun.append(one)
+            except (BusyError, NotResidentError):
+                for one in begun:
+                    one._take_back(module)
+                return False
+        return True
+
+    def leave(self, module: nn.Module | None) -> None:
+        with self.room.lock:
+            for one in self.closure():
+                one._take_back(module)
+
+    @contextmanager
+    def use(self, operation: str = 'use') -> Iterator[None]:
+        self.enter(None, operation)
+        try:
+            yield
+        finally:
+            self.leave(None)
+
+    def hold(self) -> None:
+        """Begins a use without a call: an autograd graph that will read the contents."""
+        with self.room.lock:
+            for one in self.closure():
+                one._n_graphs += 1
+
+    def let_go(self) -> None:
+        with self.room.lock:
+            for one in self.closure():
+                one._n_graphs -= 1
+                one._end_leases()
+
+    def _begin(self, module: nn.Module | None) -> None:
+        if not self._leases:
+            self._leases = [region.lease(cancel_eviction=True) for region in self.regions]
+        self._uses.append(_Use(threading.get_ident(), module))
+        self.last_used = time.monotonic()
+
+    def _take_back(self, module: nn.Module | None) -> None:
+        mine = threading.get_ident()
+        for index in range(len(self._uses) - 1, -1, -1):
+            if self._uses[index].thread == mine and self._uses[index].module is module:
+                del self._uses[index]
+                break
+        self.last_used = time.monotonic()
+        self._end_leases()
+
+    def _end_leases(self) -> None:
+        if self._uses or self._n_graphs:
+            return
+        stream = current_stream(self.room)
+        if stream is None:  # being captured: the leases end with a later use
+            return
+        while self._leases:
+            if stream >= 0:
+                self._leases[-1].use_stream(stream)
+            self._leases[-1].end()
+            self._leases.pop()
+
+    def _live_uses(self) -> list[_Use]:
+        self._forget_broken_uses()
+        return self._uses
+
+    def _forget_broken_uses(self) -> None:
+        """A KeyboardInterrupt leaves no word behind: a use whose call is on no stack any more has ended."""
+        if self._uses:
+            frames = sys._current_frames()
+            running = []
+            for use in self._uses:
+                if use.is_running(frames):
+                    running.append(use)
+            del frames  # this frame is among them: a cycle that would keep what all callers hold
+            self._uses[:] = running
+        if not self._uses and self._leases:
+            self._end_leases()
+
+
+class _Use:
+    """One call that is under way."""
+
+    __slots__ = ('module', 'thread')
+
+    def __init__(self, thread: int, module: nn.Module | None) -> None:
+        self.thread = thread
+        self.module = module
+
+    def is_running(self, frames: dict[int, FrameType]) -> bool:
+        if self.module is None:
+            return True
+        frame: FrameType | None = frames.get(self.thread)
+        while frame is not None:
+            if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get('self') is self.module:
+                return True
+            frame = frame.f_back
+        return False
+
+
+def current_stream(room: Room) -> int | None:
+    """The stream to fence: -1 where there are none, None while it is being captured."""
+    if room.device.kind != 'cuda':
+        return -1
+    if torch.cuda.is_current_stream_capturing():
+        return None
+    return int(torch.cuda.current_stream(room.device.index).cuda_stream)
+
+
+def _refuse_while_capturing(component: Component) -> None:
+    if current_stream(component.room) is None:
+        raise busy(f'{component.name} is evicted and a CUDA graph is being captured: restore() it before', 'restore')

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a call enters a component: hooks that bring it back, lease it for the call, and let go at the end.
+
+They sit on the module and on its direct children: a VAE's encode() and decode() fire no hook of their own, but they
+call `encoder` and `decoder`. Compiled code must not see them (it would trace them), so while torch.compile looks they
+do nothing, and the hooks of a compiled module sit on its wrapper instead, outside of what is compiled.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ._unstick import instances
+
+if TYPE_CHECKING:
+    from .component import Component
+
+
+def nothing(*_: Any) -> None:
+    """What a hook becomes in a copy of the module: the copy is not adopted."""
+
+
+def no_hook() -> Any:
+    return nothing
+
+
+class _Hook:
+    def __init__(self, component: Component) -> None:
+        self.component = component
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return nothing
+
+    def __reduce__(self) -> Any:
+        return no_hook, ()
+
+
+class Before(_Hook):
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self.component.enter(module)
+
+
+class After(_Hook):
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        node = _graph_of(output)
+        if node is not None:  # backward will read the weights: the use ends when the graph has gone
+            node.metadata.setdefault('unstick', []).append(_Held(self.component))
+        self.component.leave(module)
+
+
+class _Held:
+    """A use that lasts as long as an autograd graph."""
+
+    def __init__(self, component: Component) -> None:
+        self.component = component
+        component.hold()
+
+    def __del__(self) -> None:
+        self.component.let_go()
+
+
+def _graph_of(output: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return None
+    if isinstance(output, torch.Tensor):
+        return output.grad_fn if output.requires_grad else None
+    if isinstance(output, dict):
+        output = tuple(output.values())
+    if isinstance(output, (tuple, list)):
+        return next((node for node in map(_graph_of, output) if node is not None), None)
+    return None
+
+
+class CompiledCall:
+    """Stands before what module.compile() has put in place of the module's call."""
+
+    def __init__(self, component: Component, call: Any) -> None:
+        self.component = component
+        self.call = call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self.call(*args, **kwargs)
+        with self.component.use('forward'):
+            return self.call(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return self.call.__reduce__()
+
+
+_wrapper_references = [0]
+
+
+def attach(components: list[Component]) -> None:
+    """Puts hooks where calls enter, and before compiled calls; calling it again adds what has come since."""
+    owners: dict[nn.Module, Component] = {}
+    is_changed = False
+    for component in components:
+        module = component.module
+        if module is None:
+            continue
+        # A wrapper holds its module and its class: no need to look through the heap if neither is held once more.
+        n_references = sys.getrefcount(module)
+        is_changed |= n_references != component.n_references
+        component.n_references = n_references
+        for part in (module, *module.children()):
+            if type(part).forward is not nn.Module.forward:
+                _attach(part, component)
+        for part in module.modules():
+            owners[part] = component
+            if part._compiled_call_impl is not None and not isinstance(part._compiled_call_impl, CompiledCall):
+                part._compiled_call_impl = CompiledCall(component, part._compiled_call_impl)
+    dynamo = sys.modules.get('torch._dynamo.eval_frame')
+    if dynamo is not None and (is_changed or sys.getrefcount(dynamo.OptimizedModule) != _wrapper_references[0]):
+        _wrapper_references[0] = sys.getrefcount(dynamo.OptimizedModule)
+        for wrapper in instances(dynamo.OptimizedModule):
+            inner = wrapper.__dict__.get('_modules', {}).get('_orig_mod')
+            if inner in owners:
+                _attach(wrapper, owners[inner])
+
+
+def _attach(module: nn.Module, component: Component) -> None:
+    if not any(isinstance(hook, Before) for hook in module._forward_pre_hooks.values()):
+        module.register_forward_pre_hook(Before(component), prepend=True)
+        module.register_forward_hook(After(component), always_call=True)

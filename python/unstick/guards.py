@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guards: what reads the contents of an evicted module brings it back first, or raises.
+
+A forward hook tells of a call. Saving, copying and converting tell nobody, so while a component is not resident its
+modules carry instance attributes that stand before those methods; they go when the component has come back, and
+nothing is slower then. Submodules carry them too: `pipe.transformer.proj_out.state_dict()` asks no other module.
+
+They also stand in front of every submodule's forward, for a caller that reaches past the component. A tensor that is
+read on its own cannot be guarded: it reads as NaN (or -1) while it is evicted.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from .component import Component
+
+GUARDED = (
+    '_apply', 'to', 'state_dict', 'load_state_dict', 'save_pretrained', '__deepcopy__', '__reduce_ex__',
+    'fuse_lora', 'unfuse_lora', 'load_lora_adapter', 'load_adapter', 'add_adapter', 'merge_adapter',
+    'unmerge_adapter', 'merge_and_unload', 'fuse_qkv_projections', 'dequantize', 'forward',
+)  # fmt: skip
+
+_MISSING: Any = object()
+
+
+class Guard:
+    """Stands before one method of one module."""
+
+    __slots__ = ('component', 'module', 'name', 'previous')
+
+    def __init__(self, component: Component, module: nn.Module, name: str) -> None:
+        self.component = component
+        self.module = weakref.ref(module)
+        self.name = name
+        self.previous = module.__dict__.get(name, _MISSING)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module = self.module()
+        if self.name == 'forward':
+            with self.component.use('forward'):
+                assert module is not None
+                return module.forward(*args, **kwargs)
+        self.component.come_back(self.name)
+        if self.name == '__deepcopy__' and self.previous is _MISSING and not hasattr(type(module), '__deepcopy__'):
+            import copy
+
+            return copy.deepcopy(module, *args, **kwargs)
+        return getattr(module, self.name)(*args, **kwargs)
+
+
+def install(component: Component) -> None:
+    module = component.module
+    if module is None or component.is_guarded:
+        return
+    component.is_guarded = True
+    for part in module.modules():
+        own = part.__dict__
+        for name in GUARDED:
+            if not isinstance(own.get(name), Guard) and (name == '__deepcopy__' or hasattr(type(part), name)):
+                own[name] = Guard(component, part, name)
+
+
+def remove(component: Component) -> None:
+    module = component.module
+    if module is None or not component.is_guarded:
+        return
+    component.is_guarded = False
+    for part in module.modules():
+        own = part.__dict__
+        for name in GUARDED:
+            guard = own.get(name)
+            if isinstance(guard, Guard) and guard.component is component:
+                if guard.previous is _MISSING:
+                    del own[name]
+                else:
+                    own[name] = guard.previous

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A device and the components on it: who has to go when another one needs room.
+
+One lock per device guards the bookkeeping. It is held while a component is brought back, so that no two threads fight
+for the same room; it is never held while waiting for somebody's use to end, who would need it to say so.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from ._unstick import Context, Device, OutOfDeviceMemoryError
+
+if TYPE_CHECKING:
+    from .component import Component
+
+HOLD_SECONDS = 2.0
+"""A component that was used this recently goes only when nothing else is left: against thrash."""
+
+
+class Room:
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.lock = threading.RLock()
+        self.components: weakref.WeakSet[Component] = weakref.WeakSet()
+
+    def bring(self, component: Component) -> None:
+        """Makes a component resident, at the cost of others that are not in use."""
+        with self.lock:
+            while True:
+                shortage = self._try(component)
+                if shortage is None:
+                    return
+                # Outside the handler: it would keep the frames of the failure, and what they hold, alive.
+                if not self._give_way(shortage.required_bytes - shortage.available_bytes, component):
+                    try:
+                        raise shortage
+                    finally:
+                        del shortage  # it holds this frame, which holds it
+
+    def make(self, nbytes: int, keep: Component) -> bool:
+        """Evicts others until about `nbytes` more are free; False if nothing could go."""
+        with self.lock:
+            return self._give_way(nbytes, keep)
+
+    def _try(self, component: Component) -> OutOfDeviceMemoryError | None:
+        try:
+            component.restore_regions()
+        except OutOfDeviceMemoryError as error:
+            return error.with_traceback(None)
+        return None
+
+    def _give_way(self, nbytes: int, keep: Component) -> bool:
+        now = time.monotonic()
+        wanted = keep.closure()
+        victims = [
+            one for one in self.components if one not in wanted and not one.is_in_use and one.resident_bytes > 0
+        ]
+
+        def cost(one: Component) -> tuple[bool, bool, float]:
+            # A pipeline calls its components in turn: the one it used last is the one it needs again last. Of other
+            # models the one that was idle longest goes first, and before any of this one.
+            is_own = any(model in keep.models for model in one.models)
+            return now - one.last_used < HOLD_SECONDS, is_own, -one.last_used if is_own else one.last_used
+
+        victims.sort(key=cost)
+        missing, gone = max(nbytes, 1), 0
+        for victim in victims:
+            if gone >= missing:
+                break
+            gone += victim.evict_regions(max_bytes=missing - gone)
+        return gone > 0
+
+
+_context: Context | None = None
+_default_rooms: dict[str, Room] = {}
+_rooms: weakref.WeakValueDictionary[int, Room] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def room_of(device: Device | str) -> Room:
+    """The room of a device. One that is named by a string is opened once and stays open."""
+    global _context
+    with _lock:
+        if isinstance(device, str):
+            if device not in _default_rooms:
+                if _context is None:
+                    _context = Context()
+                room = Room(Device(_context, device))
+                _default_rooms[device] = room
+                _rooms[id(room.device)] = room
+            return _default_rooms[device]
+        found = _rooms.get(id(device))
+        if found is None or found.device is not device:
+            found = _rooms[id(device)] = Room(device)
+        return found
+
+
+def is_anything_leased() -> bool:
+    return any(component.is_in_use for room in list(_rooms.values()) for component in room.components)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What reads an evicted model brings it back first, or says that it is evicted; a revoked one always raises."""
+
+import copy
+import io
+import pickle
+
+import pytest
+
+torch = pytest.importorskip('torch')
+
+from torch import nn  # noqa: E402
+
+import unstick  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture
+def device(context):
+    """Granules small enough that a tiny model has several."""
+    return unstick.Device(context, 'host:1GiB', granule_bytes=1 << 20)
+
+
+class Saved(nn.Linear):
+    def save_pretrained(self, path):
+        torch.save(self.state_dict(), path)
+
+
+def saved(module, write):
+    file = io.BytesIO()
+    write(module, file)
+    file.seek(0)
+    return file
+
+
+def weight_of(loaded):
+    if isinstance(loaded, dict):
+        return next(tensor for key, tensor in loaded.items() if key.endswith('weight'))
+    return next(part for part in loaded.modules() if isinstance(part, nn.Linear)).weight
+
+
+READS = {
+    'state_dict': lambda module: module.state_dict(),
+    'deepcopy': copy.deepcopy,
+    'pickle': lambda module: pickle.loads(pickle.dumps(module)),
+    'torch.save': lambda module: torch.load(saved(module, torch.save), weights_only=False),
+    'save of state_dict': lambda module: torch.load(saved(module, lambda m, f: torch.save(m.state_dict(), f))),
+    'save_pretrained': lambda module: torch.load(saved(module[0], lambda m, f: m.save_pretrained(f))),
+    'to': lambda module: module.to(torch.float64),
+    'cpu': lambda module: module.cpu(),
+    'double': lambda module: module.double(),
+    'part.state_dict': lambda module: module[0].state_dict(),
+    'part.to': lambda module: module[0].to(torch.float64),
+    'deepcopy of part': lambda module: copy.deepcopy(module[0]),
+    'pickle of list': lambda module: pickle.loads(pickle.dumps([module]))[0],
+}
+
+
+def adopted(device, **options):
+    module = nn.Sequential(Saved(16, 16), nn.ReLU())
+    expected = module[0].weight.detach().clone()
+    model = unstick.adopt(module, device=device, **options)
+    model.evict()
+    return module, model, expected
+
+
+@pytest.mark.parametrize('read', READS)
+def test_reading_restores_first(device, read):
+    module, model, expected = adopted(device)
+    result = READS[read](module)
+    assert torch.equal(weight_of(result).detach().to(expected.dtype), expected)
+    assert model.components['Sequential'].state == 'resident'
+    left = [value for part in module.modules() for value in vars(part).values()]
+    assert not any(isinstance(value, unstick.guards.Guard) for value in left)
+
+
+@pytest.mark.parametrize('read', READS)
+def test_reading_raises_when_asked_to(device, read):
+    module, model, expected = adopted(device, guard='raise')
+    with pytest.raises(unstick.EvictedError, match='is evicted') as caught:
+        READS[read](module)
+    assert caught.value.status_name == 'NOT_RESIDENT'
+    with pytest.raises(unstick.EvictedError):
+        module(torch.rand(1, 16))
+    assert device.info()['resident_bytes'] == 0
+    model.restore()
+    assert torch.equal(weight_of(READS[read](module)).detach().to(expected.dtype), expected)
+
+
+@pytest.mark.parametrize('how', ['revoke', 'release'])
+@pytest.mark.parametrize('read', READS)
+def test_reading_what_was_revoked_raises(device, read, how):
+    module, model, _ = adopted(device)
+    model.restore()
+    getattr(model, how)()
+    assert device.info()['resident_bytes'] == 0
+    with pytest.raises(unstick.RevokedError):
+        READS[read](module)
+    with pytest.raises(unstick.RevokedError), torch.no_grad():
+        module(torch.rand(1, 16))
+
+
+def test_a_copy_is_no_longer_adopted(device):
+    module, model, expected = adopted(device)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        model.evict()
+        assert torch.equal(twin[0].weight, expected)
+        twin(torch.rand(1, 16))
+        assert device.info()['resident_bytes'] == 0
+
+
+def test_a_write_comes_back_from_the_backup(device):
+    module, model, _ = adopted(device)
+    model.restore()
+    with torch.no_grad():
+        module[0].weight.fill_(3)
+    assert model.evict().copied_bytes > 0
+    model.restore()
+    assert torch.equal(module[0].weight, torch.full((16, 16), 3.0))
+
+
+def test_a_method_of_the_instance_survives(device):
+    module = nn.Sequential(Saved(16, 16))
+    module.to = lambda *_: 'mine'
+    model = unstick.adopt(module, device=device)
+    model.evict()
+    assert module.to('cpu') == 'mine'
+    assert model.is_resident
+    assert module.__dict__['to']('cpu') == 'mine'

@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tensors are taken in, how they lie afterwards, and how what drifts away comes back."""
+
+import gc
+import io
+
+import pytest
+
+torch = pytest.importorskip('torch')
+
+from torch import nn  # noqa: E402
+
+import unstick  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture
+def device(context):
+    """Granules small enough that a tiny model has several."""
+    return unstick.Device(context, 'host:1GiB', granule_bytes=1 << 20)
+
+
+def held(device):
+    return device.info()['resident_bytes']
+
+
+class Holder(nn.Module):
+    def __init__(self, **tensors):
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+    def forward(self):
+        return [buffer.clone() for buffer in self.buffers()]
+
+
+def is_inside(model, tensor):
+    return any(
+        region.address <= tensor.data_ptr() < region.address + region.info()['bytes']
+        for component in model.components.values()
+        for region in component.regions
+    )
+
+
+def cycle(model, device):
+    model.evict()
+    assert held(device) == 0
+    model.restore()
+
+
+def test_views_and_aliases_keep_their_places(device):
+    whole = torch.arange(1000.0)
+    outside = whole[100:200]
+    twin = torch.from_dlpack(whole)
+    module = Holder(whole=whole, part=whole[10:20], column=whole.view(10, 100)[:, 3], twin=twin[500:])
+    model = unstick.adopt(module, device=device)
+    assert len(model.adoption.taken) == 1
+    cycle(model, device)
+    assert module.part.data_ptr() == module.whole.data_ptr() + 40
+    assert module.part.untyped_storage()._cdata == module.whole.untyped_storage()._cdata
+    assert module.twin.untyped_storage()._cdata == twin.untyped_storage()._cdata
+    assert module.whole.untyped_storage().nbytes() == 4000
+    assert torch.equal(module.column, torch.arange(10) * 100.0 + 3)
+    module.whole.mul_(2)
+    assert outside[0] == 200
+    assert module.twin[0] == 1000
+    assert twin[1] == 2
+
+
+def test_shared_bytes_are_saved_once(device):
+    whole = torch.zeros(10000)
+    module = Holder(whole=whole, part=whole[5:10])
+    unstick.adopt(module, device=device)
+    file = io.BytesIO()
+    torch.save({'a': module.whole, 'b': module.part}, file)
+    assert file.tell() < 45000
+
+
+def test_empty_and_null_are_left_alone(device):
+    module = Holder(real=torch.ones(10), empty=torch.empty(0), shaped=torch.empty(0, 5))
+    model = unstick.adopt(module, device=device)
+    assert [taken.name for taken in model.adoption.taken] == ['real']
+    cycle(model, device)
+    assert module.shaped.shape == (0, 5)
+
+
+def test_inference_tensors(device):
+    with torch.inference_mode():
+        inner = torch.ones(100)
+    module = Holder(inner=inner, normal=torch.ones(100))
+    model = unstick.adopt(module, device=device)
+    cycle(model, device)
+    assert module.inner.is_inference()
+    assert not module.normal.is_inference()
+    assert torch.equal(module.inner, torch.ones(100))
+
+
+@pytest.mark.parametrize(
+    ('make', 'reason'),
+    [
+        (lambda: torch.randn(4, dtype=torch.complex64).conj(), 'conjugate'),
+        (lambda: torch.randn(4, dtype=torch.complex64).conj().imag, 'negative'),
+        (lambda: torch.eye(4).to_sparse(), 'sparse'),
+        (lambda: torch.ones(4, 4).to_mkldnn(), 'mkldnn'),
+        (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), 'nested'),
+        (lambda: torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8), 'quantized'),
+    ],
+)
+def test_what_cannot_move_is_left_and_named(device, make, reason):
+    module = Holder(odd=make(), plain=torch.ones(4))
+    model = unstick.adopt(module, device=device)
+    (left,) = model.adoption.left
+    assert left.name == 'odd'
+    assert reason in left.reason
+    assert [taken.name for taken in model.adoption.taken] == ['plain']
+
+
+def test_a_view_that_cannot_move_keeps_the_bytes_it_shares(device):
+    base = torch.randn(4, dtype=torch.complex64)
+    module = Holder(base=base, conjugate=base.conj(), plain=torch.ones(4))
+    model = unstick.adopt(module, device=device)
+    assert {left.name for left in model.adoption.left} == {'base', 'conjugate'}
+    assert torch.equal(module.conjugate, module.base.conj())
+
+
+class Scaled(torch.Tensor):
+    """A wrapper subclass as torchao and quanto make them: it has no memory, its inner tensors do."""
+
+    @staticmethod
+    def __new__(cls, data, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, data.shape, dtype=scale.dtype)
+
+    def __init__(self, data, scale):
+        self.inner, self.scale = data, scale
+
+    def __tensor_flatten__(self):
+        return ['inner', 'scale'], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner, context, size, stride):
+        return Scaled(inner['inner'], inner['scale'])
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return Scaled(args[0].inner, args[0].scale)
+        plain = torch.utils._pytree.tree_map(
+            lambda one: one.inner.to(one.scale.dtype) * one.scale if isinstance(one, Scaled) else one, args
+        )
+        return func(*plain, **(kwargs or {}))
+
+
+def test_inner_tensors_of_wrapper_subclasses(device):
+    module = nn.Linear(8, 8, bias=False)
+    data, scale = torch.randint(-9, 9, (8, 8), dtype=torch.int8), torch.rand(8, 1)
+    module.weight = nn.Parameter(Scaled(data, scale), requires_grad=False)
+    x = torch.rand(2, 8)
+    with torch.no_grad():
+        expected = module(x)
+        model = unstick.adopt(module, device=device)
+        assert {taken.name for taken in model.adoption.taken} == {'weight.inner', 'weight.scale'}
+        cycle(model, device)
+        assert torch.equal(module(x), expected)
+
+
+def test_components_that_share_bytes_need_each_other(device):
+    shared = nn.Parameter(torch.rand(64, 64), requires_grad=False)
+    first, second = nn.Linear(64, 64), nn.Linear(64, 64)
+    first.weight = second.weight = shared
+    x = torch.rand(1, 64)
+    with torch.no_grad():
+        expected = second(x)
+        model = unstick.adopt({'first': first, 'second': second}, device=device)
+        model.evict()
+        assert torch.equal(second(x), expected)
+
+
+class Attributes(nn.Module):
+    """Keeps tensors the way quantized layers do: in plain objects, slots, containers and unregistered modules."""
+
+    class Slots:
+        __slots__ = ('tensor',)
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8))
+        self.weight.CB = torch.ones(9)
+        self.state = type('State', (), {})()
+        self.state.nested = {'a': [torch.ones(10)]}
+        self.slots = self.Slots()
+        self.slots.tensor = torch.ones(11)
+        self.hidden = [nn.Linear(3, 4)]
+        self.cycle = self.state
+        self.state.back = self
+
+    def forward(self):
+        return self.weight.sum()
+
+
+def test_tensors_in_attributes(device):
+    model = unstick.adopt(Attributes(), device=device)
+    names = {taken.name for taken in model.adoption.taken}
+    assert names == {
+        'weight', 'weight.CB', "state.nested['a'][0]", 'slots.tensor', 'hidden[0].weight', 'hidden[0].bias'
+    }  # fmt: skip
+
+
+def test_what_drifts_away_is_taken_in_again(device):
+    module = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    model = unstick.adopt(module, device=device)
+    before = held(device)
+    module[0].weight.data = module[0].weight.data.clone()
+    module.load_state_dict({key: value.clone() for key, value in module.state_dict().items()}, assign=True)
+    assert not is_inside(model, module[1].weight)
+    report = model.refresh()
+    assert {taken.name for taken in report.taken} == {'0.weight', '0.bias', '1.weight', '1.bias'}
+    assert held(device) == before, 'it took the places of those that had died'
+    expected = module[1].weight.detach().clone()
+    cycle(model, device)
+    assert torch.equal(module[1].weight, expected)
+
+
+def test_a_conversion_is_taken_in_before_the_next_eviction(device):
+    module = nn.Sequential(nn.Linear(64, 64))
+    model = unstick.adopt(module, device=device)
+    module.to(torch.float64)
+    assert not is_inside(model, module[0].weight)
+    expected = module[0].weight.detach().clone()
+    model.evict()
+    assert held(device) == 0
+    model.restore()
+    assert is_inside(model, module[0].weight)
+    assert torch.equal(module[0].weight, expected)
+
+
+def test_drift_over_and_over_takes_no_more_memory(device):
+    module = nn.Sequential(nn.Linear(64, 64))
+    model = unstick.adopt(module, device=device)
+    before = held(device)
+    for _ in range(20):
+        module[0].bias.data = module[0].bias.data.clone()
+        model.evict()
+        model.restore()
+    assert held(device) == before
+    assert len(model.components['Sequential'].regions) == 1
+
+
+def test_small_tensors_of_a_call_stay_outside(device):
+    module = nn.Sequential(nn.Linear(64, 64))
+    model = unstick.adopt(module, device=device)
+    module[0].index = torch.ones(5)
+    module[0].table = torch.ones(1 << 19)
+    report = model.refresh()
+    assert [left.name for left in report.left] == ['0.index']
+    assert [taken.name for taken in report.taken] == ['0.table']
+
+
+def test_what_autograd_holds_is_reported(device):
+    module = nn.Linear(64, 64)
+    output = module(torch.rand(1, 64, requires_grad=True)).sum()
+    model = unstick.adopt(module, device=device)
+    assert model.adoption.still_held_bytes == 64 * 64 * 4
+    assert 'outside Python' in str(model.adoption)
+    del output
+    gc.collect()
+    assert model.refresh().still_held_bytes == 0
+
+
+def test_peft_added_later_leaves_too(device, flux):
+    peft = pytest.importorskip('peft')
+    pipe = flux.tiny_flux('8-bit')
+    model = unstick.adopt(pipe, device=device)
+    pipe.transformer.add_adapter(peft.LoraConfig(r=4, target_modules=['to_q', 'to_v'], init_lora_weights='gaussian'))
+    for name, parameter in pipe.transformer.named_parameters():
+        if 'lora_B' in name:
+            parameter.data.normal_(std=0.1)
+    expected = flux.run(pipe)
+    model.evict()
+    assert held(device) == 0
+    lora = [p for name, p in pipe.transformer.named_parameters() if 'lora_' in name]
+    assert lora
+    assert all(is_inside(model, parameter) for parameter in lora)
+    assert torch.equal(flux.run(pipe), expected)
+
+
+def test_a_repack_by_bitsandbytes_leaves_too(device, flux):
+    pipe = flux.tiny_flux('4-bit')
+    model = unstick.adopt(pipe, device=device)
+    before = held(device)
+    layers = [part for part in pipe.transformer.modules() if type(part).__name__ == 'Linear4bit']
+    expected = flux.run(pipe)
+    for layer in layers:  # what its CPU kernels do at the first call: new storages under the same names
+        layer.weight.data = layer.weight.data.clone()
+        layer.weight.quant_state.absmax = layer.weight.quant_state.absmax.clone()
+    model.evict()
+    assert held(device) == 0
+    assert all(is_inside(model, layer.weight.quant_state.absmax) for layer in layers)
+    assert torch.equal(flux.run(pipe), expected)
+    assert held(device) == before
+
+
+# --- what cannot be adopted ---
+
+
+@pytest.mark.parametrize('nothing', [object(), {}, [], None, 5, {'a': 1}])
+def test_nothing_to_adopt(nothing):
+    with pytest.raises(unstick.AdoptError, match='no torch module'):
+        unstick.adopt(nothing)
+
+
+def test_a_module_without_tensors(device):
+    with pytest.raises(unstick.AdoptError, match='no tensor'):
+        unstick.adopt(nn.ReLU(), device=device)
+
+
+def test_meta_tensors(device):
+    with pytest.raises(unstick.AdoptError, match='meta') as caught:
+        unstick.adopt(nn.Sequential(nn.Linear(2, 2, device='meta')), device=device)
+    assert caught.value.names == ('Sequential.0.weight', 'Sequential.0.bias')
+    assert caught.value.remedy
+    assert caught.value.status_name == 'INVALID_ARGUMENT'
+
+
+def test_a_device_that_the_tensors_are_not_on():
+    with pytest.raises(unstick.AdoptError, match='tensors are on cpu'):
+        unstick.adopt(nn.Linear(2, 2), device='cuda:0')
+
+
+def test_an_unknown_guard(device):
+    with pytest.raises(unstick.AdoptError, match='guard'):
+        unstick.adopt(nn.Linear(2, 2), device=device, guard='perhaps')
+
+
+def test_a_device_that_is_too_small():
+    device = unstick.Device(unstick.Context(), 'host:64MiB', granule_bytes=1 << 20, limit_bytes=8 << 20)
+    module = nn.Sequential(*[nn.Linear(512, 512) for _ in range(10)])
+    x = torch.rand(1, 512)
+    expected = module(x).detach()
+    with pytest.raises(unstick.OutOfDeviceMemoryError) as caught:
+        unstick.adopt(module, device=device, tight=True)
+    assert caught.value.required_bytes > caught.value.available_bytes
+    del caught
+    assert torch.equal(module(x), expected), 'it works as before'
+    assert held(device) == 0
+
+
+def test_a_torch_that_is_too_old(device, monkeypatch):
+    monkeypatch.setattr(torch, '__version__', '2.6.1+cu124')
+    with pytest.raises(unstick.UnsupportedError, match='too old') as caught:
+        unstick.adopt(nn.Linear(2, 2), device=device)
+    assert caught.value.status_name == 'UNSUPPORTED'
+
+
+def test_parameters_on_two_accelerators(device, monkeypatch):
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    places = {id(module[0].weight): torch.device('cuda:0'), id(module[1].weight): torch.device('cuda:1')}
+
+    class Elsewhere:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            self.device = places.get(id(tensor), torch.device('cpu'))
+            self.is_meta = False
+
+    real = unstick.walk.tensors
+    moved = lambda part: (found._replace(tensor=Elsewhere(found.tensor)) for found in real(part))  # noqa: E731
+    monkeypatch.setattr(unstick.walk, 'tensors', moved)
+    with pytest.raises(unstick.AdoptError, match='several accelerators') as caught:
+        unstick.adopt(module, device=device)
+    assert len(caught.value.names) == 2
+    assert 'reset_device_map()' in caught.value.remedy
+
+
+def test_offload_by_accelerate_is_refused(device):
+    accelerate = pytest.importorskip('accelerate')
+    module = nn.Sequential(nn.Linear(4, 4))
+    accelerate.cpu_offload(module, execution_device='cpu')
+    with pytest.raises(unstick.AdoptError) as caught:
+        unstick.adopt(module, device=device)
+    assert caught.value.remedy or 'meta' in str(caught.value)
+    module = nn.Sequential(nn.Linear(4, 4))
+    accelerate.cpu_offload_with_hook(module, execution_device='cpu')
+    with pytest.raises(unstick.AdoptError, match=r'remove_all_hooks\(\)'):
+        unstick.adopt(module, device=device)
+
+
+def test_group_offload_by_diffusers_is_refused(device, flux):
+    from diffusers.hooks import apply_group_offloading
+
+    pipe = flux.tiny_flux('plain')
+    apply_group_offloading(
+        pipe.transformer,
+        onload_device=torch.device('cpu'),
+        offload_device=torch.device('cpu'),
+        offload_type='leaf_level',
+    )
+    with pytest.raises(unstick.AdoptError, match='remove_hook') as caught:
+        unstick.adopt(pipe, device=device)
+    assert 'group_offloading' in str(caught.value)

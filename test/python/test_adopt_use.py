@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Components come back when they are called, make room for one another, and stay what a compiler saw."""
+
+import gc
+import threading
+import time
+
+import pytest
+
+torch = pytest.importorskip('torch')
+
+from torch import nn  # noqa: E402
+
+import unstick  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture
+def device(context):
+    """Granules small enough that a tiny model has several."""
+    return unstick.Device(context, 'host:1GiB', granule_bytes=1 << 20)
+
+
+def held(device):
+    return device.info()['resident_bytes']
+
+
+def small(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)).eval()
+
+
+def test_a_pipeline_larger_than_the_device_runs_without_a_word(flux):
+    pipe = flux.tiny_flux('8-bit', scale=4)
+    expected = flux.run(pipe)
+    largest = max(sum(t.untyped_storage().nbytes() for t in part.parameters()) for part in (pipe.transformer, pipe.vae))
+    # One granule is the sentinel's, one more is lost to rounding.
+    limit = largest + (1 << 20)
+    device = unstick.Device(unstick.Context(), 'host:1GiB', granule_bytes=1 << 18, limit_bytes=limit)
+    model = unstick.adopt(pipe, device=device)
+    assert model.nbytes > limit
+    for _ in range(3):
+        assert torch.equal(flux.run(pipe), expected)
+        info = device.info()
+        assert sum(info[key] for key in ('resident_bytes', 'sentinel_bytes', 'spare_bytes')) <= limit
+
+
+def test_encode_and_decode_of_the_vae(device, flux):
+    pipe = flux.tiny_flux('plain')
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        latents = pipe.vae.encode(image).latent_dist.mode()
+        decoded = pipe.vae.decode(latents).sample
+        model = unstick.adopt(pipe, device=device)
+        model.evict()
+        assert torch.equal(pipe.vae.encode(image).latent_dist.mode(), latents)
+        assert model.components['vae'].is_resident
+        assert model.components['transformer'].state == 'evicted'
+        model.evict()
+        assert torch.equal(pipe.vae.decode(latents).sample, decoded)
+
+
+def test_a_call_of_a_deeper_module_brings_it_back(device, flux):
+    pipe = flux.tiny_flux('8-bit')
+    norm = pipe.transformer.transformer_blocks[0].ff.net[2]
+    x = torch.rand(2, norm.in_features)
+    with torch.no_grad():
+        expected = norm(x)
+        unstick.adopt(pipe, device=device).evict()
+        assert torch.equal(norm(x), expected)
+
+
+def test_an_eviction_waits_for_the_call_of_another_thread(device):
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1 << 16), requires_grad=False)
+
+        def forward(self):
+            begun.set()
+            go_on.wait(10)
+            return self.weight.sum()
+
+    module = Slow()
+    model = unstick.adopt(module, device=device)
+    results = []
+    call = threading.Thread(target=lambda: results.append(module().item()))
+    call.start()
+    assert begun.wait(10)
+    eviction = threading.Thread(target=model.evict)
+    eviction.start()
+    time.sleep(0.05)
+    assert eviction.is_alive()
+    assert held(device) > 0
+    go_on.set()
+    call.join(10)
+    eviction.join(10)
+    assert not eviction.is_alive()
+    assert results == [1 << 16]
+    assert held(device) == 0
+
+
+def test_drift_during_a_call_is_taken_in_when_it_has_ended(device):
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1 << 16), requires_grad=False)
+
+        def forward(self):
+            self.weight.data = self.weight.data + 1
+            where = self.weight.data_ptr()
+            begun.set()
+            go_on.wait(10)
+            return where == self.weight.data_ptr()
+
+    module = Slow()
+    model = unstick.adopt(module, device=device)
+    results = []
+    call = threading.Thread(target=lambda: results.append(module()))
+    call.start()
+    assert begun.wait(10)
+    report = model.refresh()
+    assert [left.reason for left in report.left] == ['in use by a call, taken in later']
+    eviction = threading.Thread(target=model.evict)
+    eviction.start()
+    time.sleep(0.05)
+    go_on.set()
+    call.join(10)
+    eviction.join(10)
+    assert results == [True]
+    assert held(device) == 0
+    model.restore()
+    assert torch.equal(module.weight, torch.full((1 << 16,), 2.0))
+
+
+def test_evicting_from_inside_the_own_call_is_an_error(device):
+    module = small()
+    model = unstick.adopt(module, device=device)
+    module[1].register_forward_hook(lambda *_: model.evict())
+    with pytest.raises(unstick.BusyError, match='in use by this very thread'):
+        module(torch.rand(1, 64))
+    model.evict()
+    assert held(device) == 0
+
+
+@pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt])
+def test_a_call_that_fails_leaves_no_lease_behind(device, error):
+    module = small()
+    model = unstick.adopt(module, device=device)
+
+    def fail(*_):
+        raise error
+
+    handle = module[1].register_forward_hook(fail)
+    with pytest.raises(error), torch.no_grad():
+        module(torch.rand(1, 64))
+    handle.remove()
+    assert not next(iter(model.components.values())).is_in_use
+    model.evict()
+    assert held(device) == 0
+
+
+def test_a_graph_for_backward_holds_the_component(device):
+    module = small()
+    model = unstick.adopt(module, device=device)
+    component = next(iter(model.components.values()))
+    output = module(torch.rand(1, 64)).sum()
+    assert component.is_in_use
+    output.backward()
+    assert module[0].weight.grad is not None
+    del output
+    gc.collect()
+    assert not component.is_in_use
+    model.evict()
+    assert held(device) == 0
+
+
+def test_a_lease_holds_what_it_names(device, flux):
+    pipe = flux.tiny_flux('8-bit')
+    model = unstick.adopt(pipe, device=device)
+    model.evict()
+    with model.lease('vae'):
+        assert model.components['vae'].is_resident
+        assert model.components['transformer'].state == 'evicted'
+        with pytest.raises(unstick.BusyError):
+            model.components['vae'].evict()
+    with model.lease():
+        assert model.is_resident
+
+
+@pytest.mark.parametrize('how', ['wrapper', 'wrapper first', 'in place'])
+def test_compiled_code_stays_valid(device, how):
+    torch._dynamo.reset()
+    module = small()
+    x = torch.rand(2, 64)
+    with torch.no_grad():
+        expected = module(x)
+        if how == 'wrapper first':
+            call = torch.compile(module, fullgraph=True, backend='eager')
+            assert torch.equal(call(x), expected)
+        model = unstick.adopt(module, device=device)
+        if how == 'wrapper':
+            call = torch.compile(module, fullgraph=True, backend='eager')
+        elif how == 'in place':
+            module.compile(fullgraph=True, backend='eager')
+            call = module
+        assert torch.equal(call(x), expected)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for turn in range(10):
+                model.evict()
+                assert held(device) == 0
+                if turn % 2:
+                    model.restore()
+                assert torch.equal(call(x), expected)
+        assert model.is_resident
+
+
+def test_a_compiled_transformer_of_a_pipeline(device, flux):
+    torch._dynamo.reset()
+    pipe = flux.tiny_flux('plain')
+    pipe.transformer = torch.compile(pipe.transformer, backend='eager')
+    expected = flux.run(pipe)
+    model = unstick.adopt(pipe, device=device)
+    assert torch.equal(flux.run(pipe), expected)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(3):
+            model.evict()
+            assert torch.equal(flux.run(pipe), expected)
