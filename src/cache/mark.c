@@ -48,7 +48,10 @@ static int moves_add_leaving(struct unstick_request *request, enum usk_move_kind
     uint64_t future = usk_min(usk_component_future(component, resident), resident);
     struct usk_move *move;
 
-    future = kind == USK_MOVE_LEAVE && bytes ? future - usk_min(future, bytes) : 0;
+    if (kind == USK_MOVE_FORGET)
+        bytes = 0;
+    else
+        future = kind == USK_MOVE_LEAVE && bytes ? future - usk_min(future, bytes) : 0;
     move = moves_add(request, kind, entry, component, future);
     if (!move)
         return usk_moves_no_memory(request);
@@ -57,12 +60,33 @@ static int moves_add_leaving(struct unstick_request *request, enum usk_move_kind
     return UNSTICK_OK;
 }
 
+/* Among equals that one gives host memory up first that was used longest ago, and then least often. */
+static bool demotion_is_later(const struct usk_entry *entry, const struct usk_entry *than)
+{
+    return than && (entry->reuse.last_turn > than->reuse.last_turn ||
+                    (entry->reuse.last_turn == than->reuse.last_turn && entry->reuse.n_uses >= than->reuse.n_uses));
+}
+
+static bool demotion_is_victim(const struct unstick_request *request, const struct usk_component *component)
+{
+    const struct usk_view *view = &request->view;
+
+    for (size_t i = 0; i < request->plan.n_victims; i++) {
+        const struct unstick_victim *victim = &request->plan.victims[i];
+        size_t at = (size_t)(view->entries[victim->entry].components - view->components) + victim->component;
+
+        if (view->real_components[at] == component)
+            return true;
+    }
+    return false;
+}
+
 /*
- * Host memory for what has no backup yet: contents that can be loaded again give theirs up, those first that were used
- * least often and longest ago.
+ * Host memory for what has no backup yet comes first from backups of what is resident, of which nothing is lost, then
+ * from contents that can be loaded again.
  */
 static struct usk_component *demotion_pick(struct unstick_cache *cache, const struct unstick_request *request,
-                                           struct usk_entry **ret_entry)
+                                           bool is_resident, struct usk_entry **ret_entry)
 {
     struct usk_component *best = NULL;
     struct usk_entry *best_entry = NULL;
@@ -76,12 +100,12 @@ static struct usk_component *demotion_pick(struct unstick_cache *cache, const st
             struct usk_component *component = entry->components[k];
             struct unstick_region_info info = usk_component_info(component);
 
-            if (!component->can_reload || component->mover || component->chore || component->n_leases ||
-                info.resident_bytes || info.n_leases || !(info.pinned_bytes + info.pageable_bytes))
+            if (component->mover || component->chore || component->n_leases || info.n_leases ||
+                !(info.pinned_bytes + info.pageable_bytes) || demotion_is_victim(request, component))
                 continue;
-            if (best && (entry->reuse.last_turn > best_entry->reuse.last_turn ||
-                         (entry->reuse.last_turn == best_entry->reuse.last_turn &&
-                          entry->reuse.n_uses >= best_entry->reuse.n_uses)))
+            if (is_resident ? info.state != UNSTICK_REGION_RESIDENT : !component->can_reload || info.resident_bytes)
+                continue;
+            if (demotion_is_later(entry, best_entry))
                 continue;
             best = component;
             best_entry = entry;
@@ -101,15 +125,18 @@ static int moves_mark_demotions(struct unstick_request *request, uint64_t wanted
                                                                       info.host_ring_bytes);
     while (left < wanted_bytes) {
         struct usk_entry *entry;
-        struct usk_component *component = demotion_pick(request->cache, request, &entry);
+        struct usk_component *component = demotion_pick(request->cache, request, true, &entry);
+        enum usk_move_kind kind = component ? USK_MOVE_FORGET : USK_MOVE_DISCARD;
         struct unstick_region_info region;
         int r;
 
         if (!component)
+            component = demotion_pick(request->cache, request, false, &entry);
+        if (!component)
             return UNSTICK_OK;
         region = usk_component_info(component);
         left += region.pinned_bytes + region.pageable_bytes;
-        r = moves_add_leaving(request, USK_MOVE_DISCARD, entry, component, 0);
+        r = moves_add_leaving(request, kind, entry, component, 0);
         if (r < 0)
             return r;
     }

@@ -11,6 +11,7 @@
 
 #include "base/math.h"
 #include "cache/request.h"
+#include "region/region.h"
 
 /*
  * Pageable backups go through the ring in both directions: what comes would hold the buffers that what leaves needs,
@@ -22,7 +23,7 @@ bool usk_moves_may_overlap(const struct unstick_request *request)
         request->cache->options.tier == UNSTICK_TIER_PAGEABLE)
         return false;
     for (size_t i = 0; i < request->n_leaving; i++) {
-        if (request->moves[i].kind != USK_MOVE_LEAVE)
+        if (request->moves[i].kind == USK_MOVE_DISCARD)
             return false;
     }
     return true;
@@ -61,6 +62,26 @@ static int move_submit_arrival(struct unstick_request *request, struct usk_move 
     return unstick_region_restore(move->component->region, options, &move->task, &request->error);
 }
 
+/* [lock] Nobody is kept off the component any longer. */
+static void move_unmark(struct unstick_request *request, struct usk_move *move)
+{
+    if (move->component->mover == request) {
+        move->component->mover = NULL;
+        move->component->future_bytes = USK_NO_FUTURE;
+    }
+}
+
+static int move_forget(struct unstick_request *request, struct usk_move *move)
+{
+    usk_region_forget_backups(move->component->region);
+    move->is_over = true;
+    usk_cache_lock(request->cache);
+    move_unmark(request, move);
+    usk_cache_touch(request->cache);
+    usk_cache_unlock(request->cache);
+    return UNSTICK_OK;
+}
+
 static int move_submit_leaving(struct unstick_request *request, struct usk_move *move,
                                struct unstick_task_options *options)
 {
@@ -68,6 +89,8 @@ static int move_submit_leaving(struct unstick_request *request, struct usk_move 
         move->is_over = true;
         return UNSTICK_OK;
     }
+    if (move->kind == USK_MOVE_FORGET)
+        return move_forget(request, move);
     options->max_bytes = move->bytes;
     if (move->kind == USK_MOVE_LEAVE)
         return unstick_region_evict(move->component->region, options, &move->task, &request->error);
@@ -113,15 +136,6 @@ int usk_moves_submit(struct unstick_request *request)
     return r;
 }
 
-/* [lock] Nobody is kept off the component any longer. */
-static void move_unmark(struct unstick_request *request, struct usk_move *move)
-{
-    if (move->component->mover == request) {
-        move->component->mover = NULL;
-        move->component->future_bytes = USK_NO_FUTURE;
-    }
-}
-
 void usk_moves_unmark_all(struct unstick_request *request)
 {
     for (size_t i = 0; i < request->n_moves; i++)
@@ -136,6 +150,8 @@ static void move_note(struct unstick_request *request, struct usk_move *move)
     switch (move->kind) {
     case USK_MOVE_LEAVE:
         usk_event_task(cache, UNSTICK_EVENT_EVICT, move->entry, move->component, &move->result, request->now_ns);
+        break;
+    case USK_MOVE_FORGET:
         break;
     case USK_MOVE_DISCARD:
         usk_event_task(cache, UNSTICK_EVENT_DISCARD, move->entry, move->component, &move->result, request->now_ns);

@@ -39,6 +39,7 @@ enum usk_request_kind {
 
 enum usk_move_kind {
     USK_MOVE_LEAVE,
+    USK_MOVE_FORGET,  /* stays, and gives its backup in host memory up */
     USK_MOVE_DISCARD, /* for good: stale, or no host memory is left */
     USK_MOVE_ARRIVE,
 };

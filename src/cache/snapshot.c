@@ -249,12 +249,13 @@ static void view_see_host(struct usk_view *view, struct unstick_cache *cache)
     unstick_context_info(cache->ctx, &info);
     used = info.host_pinned_bytes + info.host_pageable_bytes + info.host_ring_bytes;
     left = info.host_limit_bytes - usk_min(info.host_limit_bytes, used);
-    /* What is evicted and can be loaded again gives its host memory up for what cannot. */
+    /* What is resident, or can be loaded again, gives its host memory up for what cannot. */
     for (size_t i = 0; i < cache->n_entries; i++) {
         for (size_t k = 0; k < cache->entries[i]->n_components; k++) {
             struct unstick_region_info region = usk_component_info(cache->entries[i]->components[k]);
 
-            if (cache->entries[i]->components[k]->can_reload && !region.resident_bytes)
+            if (!region.n_leases && (region.state == UNSTICK_REGION_RESIDENT ||
+                                     (cache->entries[i]->components[k]->can_reload && !region.resident_bytes)))
                 yields += region.pinned_bytes + region.pageable_bytes;
         }
     }

@@ -84,6 +84,9 @@ uint32_t usk_region_n_granules(const struct unstick_region *region);
 
 /* [baton] Gives up the arena and the files that no blob refers to any more. */
 void usk_region_trim(struct unstick_region *region);
+/* Gives up the backups in host memory of what is resident, and says how much that was; nothing while a task works on the
+ * region. Takes the baton. */
+uint64_t usk_region_forget_backups(struct unstick_region *region);
 /* [baton] Takes the census of the granules and publishes it. */
 void usk_region_publish(struct unstick_region *region);
 /* [lock] What the published figures amount to. */

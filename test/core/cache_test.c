@@ -792,6 +792,12 @@ static void test_host_memory_goes_to_what_cannot_be_loaded_again(void **state)
     assert_int_equal(result.outcome, UNSTICK_OUTCOME_RESTORE);
     world_check_contents(&world, lease, 0, 1);
     assert_int_equal(unstick_cache_lease_end(lease, NULL), UNSTICK_OK);
+    /* And backups of what is resident go first of all. */
+    assert_int_equal(world_visit(&world, 1).outcome, UNSTICK_OUTCOME_LOAD);
+    assert_int_equal(world_use(&world, 0, &demand, &lease, &result), UNSTICK_OK);
+    world_check_contents(&world, lease, 0, 0);
+    world_check_contents(&world, lease, 0, 1);
+    assert_int_equal(unstick_cache_lease_end(lease, NULL), UNSTICK_OK);
     world_close(&world);
 }
 

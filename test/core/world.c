@@ -50,7 +50,9 @@ void world_close(struct world *world)
 
 void world_write(struct world *world, size_t index)
 {
-    for (size_t k = 0; !world->has_files[index] && k < WORLD_COMPONENTS; k++) {
+    if (world->has_files[index])
+        return;
+    for (size_t k = 0; k < WORLD_COMPONENTS; k++) {
         fixture_file_open(&world->fixture, &world->files[index][k], world_granules[k] * GRANULE - 4321,
                           10 * index + k + 1);
         world->layouts[index][k] = (struct unstick_cache_component){ .size = sizeof(world->layouts[index][k]),
