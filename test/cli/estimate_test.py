@@ -247,6 +247,8 @@ class Bad(Case):
         self.bad("estimate", self.path("text"), says="model.safetensors")
         cli_test.write(self.path("half", "model_index.json"), b'{"transformer": ["diffusers", "Flux')
         self.bad("estimate", self.path("half"), says="model_index.json")
+        error = self.bad("estimate", self.path("no\nsuch"), says="no?such")
+        self.assertIn("no?such", error["text"])
         path = self.folder("config", Kinds.LINEAR)
         cli_test.write(os.path.join(path, "config.json"), b"{\"architectures\": [")
         self.bad("estimate", path, says="config.json")
