@@ -19,6 +19,7 @@
 struct plan {
     struct described_options described;
     const char *request, *path, *working, *workflow;
+    char key[UNSTICK_KEY_MAX]; /* the request */
     uint64_t bytes, max_wait_ms;
     bool allow_low_memory;
     struct unstick_alternative alternatives[UNSTICK_QUANTIZATIONS];
@@ -87,7 +88,7 @@ static void plan_print_json(const struct plan *plan, const struct unstick_snapsh
 {
     json_t *root = json_pack(
         "{s:o,s:s,s:o,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:b,s:o,s:f,s:f,s:o,s:o}", "key",
-        cli_json_text(plan->request), "verdict", unstick_verdict_name(result->verdict), "reason",
+        cli_json_text(plan->key), "verdict", unstick_verdict_name(result->verdict), "reason",
         cli_json_text(result->reason), "basis", plan_basis(plan, result), "required_bytes",
         (json_int_t)result->required_bytes, "available_bytes", (json_int_t)result->available_bytes, "free_bytes",
         (json_int_t)result->free_bytes, "missing_bytes", (json_int_t)result->missing_bytes, "reclaim_bytes",
@@ -160,7 +161,7 @@ static int plan_read_peak(struct plan *plan)
 
     if (cli_state_read_peaks(&peaks, &error) < 0)
         return cli_fail(&error);
-    if (unstick_peaks_find(peaks, plan->request, NULL, &peak) == UNSTICK_OK) {
+    if (unstick_peaks_find(peaks, plan->key, NULL, &peak) == UNSTICK_OK) {
         plan->demand.required_bytes = peak.bytes;
         plan->demand.basis = UNSTICK_BASIS_LEARNED;
     }
@@ -171,15 +172,14 @@ static int plan_read_peak(struct plan *plan)
 static int plan_read_demand(struct plan *plan)
 {
     bool wants_working = plan->working && !strcmp(plan->working, "auto");
-    char model_id[UNSTICK_KEY_MAX];
     struct unstick_error error;
 
     plan->demand = (struct unstick_demand){ .size = sizeof(plan->demand),
-                                            .key = plan->request,
+                                            .key = plan->key,
                                             .required_bytes = plan->bytes,
                                             .allow_low_memory = plan->allow_low_memory,
                                             .max_wait_ms = plan->max_wait_ms };
-    if (unstick_key_parse(plan->request, model_id, sizeof(model_id), &plan->demand.quantization, &error) < 0)
+    if (described_key(plan->request, plan->key, &plan->demand.quantization, &error) < 0)
         return cli_fail_usage("--request: %s", error.text);
     if (plan->path && plan->bytes)
         return cli_fail_usage("--bytes and --path both say how large the model is; give one");
