@@ -13,16 +13,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "reclaim/test_host.h"
+#include "reclaim/test_run.h"
 
 #define MIB (INT64_C(1) << 20)
 #define GIB (INT64_C(1) << 30)
 /* Six gaps of 300 ms: with actions that take no time, the last round ends here. */
 #define ROUNDS_END_MS 1800
-
-static struct test_host host;
-static struct unstick_reclaim *machine;
-static struct unstick_reclaim_options options;
 
 static int setup(void **unused)
 {
@@ -35,25 +31,6 @@ static int setup(void **unused)
         .what = "black-forest-labs/FLUX.1-dev_4-bit",
     };
     return 0;
-}
-
-static int teardown(void **unused)
-{
-    (void)unused;
-    machine = unstick_reclaim_free(machine);
-    return 0;
-}
-
-static struct unstick_reclaim_result run(void)
-{
-    struct unstick_reclaim_result result = { .size = sizeof(result) };
-
-    unstick_reclaim_free(machine);
-    machine = NULL;
-    assert_int_equal(unstick_reclaim_new(&options, &machine, NULL), UNSTICK_OK);
-    assert_true(test_host_run(&host, machine));
-    assert_int_equal(unstick_reclaim_result(machine, &result), UNSTICK_OK);
-    return result;
 }
 
 /* "7-Round Cleanup Strategy": in this order, with these names; each round's actions are the ones it is described by. */
