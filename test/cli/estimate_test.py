@@ -222,6 +222,9 @@ class Kinds(Case):
         self.assertEqual([line.split()[0] for line in lines[1:3]], ["model", "total"])
         self.assertIn("between", lines[3])
         self.assertEqual(self.good("estimate", path, "--quant", "nf4").splitlines()[0].split()[3], "4-bit")
+        # An interval that is one figure as printed is not worth a line.
+        self.good("synth", self.path("exact"), "--scale", 256, "--sparse")
+        self.assertNotIn("8-bit: between", self.good("estimate", self.path("exact")))
 
 
 class Bad(Case):
