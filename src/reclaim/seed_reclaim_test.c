@@ -158,6 +158,22 @@ static void test_300ms_between_rounds(void **unused)
     assert_int_equal(host.slept_ms, 600);
 }
 
+/* Rounds of which nothing can be done are not waited for, either. */
+static void test_no_gap_for_nothing(void **unused)
+{
+    struct unstick_reclaim_result result;
+
+    (void)unused;
+    options.patience_ms = UNSTICK_RECLAIM_NO_WAIT;
+    options.cannot = UNSTICK_ACTION_BIT(UNSTICK_ACTION_IPC_COLLECT) | UNSTICK_ACTION_BIT(UNSTICK_ACTION_RESET_STATS);
+    host.referenced_bytes = 8 * (uint64_t)GIB;
+    result = run();
+    /* 1 to 4 and 7: four gaps instead of six. */
+    assert_int_equal(host.slept_ms, 4 * 300);
+    assert_int_equal(result.steps[4].performed, 0);
+    assert_int_equal(result.steps[5].performed, 0);
+}
+
 /* "Component Cleanup: 2-5 seconds for aggressive cleanup rounds" with steps of 50 ms. */
 static void test_rounds_take_2_to_5_seconds(void **unused)
 {
@@ -441,6 +457,7 @@ int main(void)
         TEST(met_after_round_k),
         TEST(met_during_round_k),
         TEST(300ms_between_rounds),
+        TEST(no_gap_for_nothing),
         TEST(rounds_take_2_to_5_seconds),
         TEST(cache_level_waits_5_seconds),
         TEST(5_seconds_from_the_last_round),
