@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The seed's sentences on the allocator's thresholds, profiles and variables, one test each, quoted. Where the seed
- * contradicts itself, or torch does otherwise, the test says what holds here; docs/seed.md and docs/allocator.md say why.
+ * contradicts itself, or torch does otherwise, the test says what holds here; docs/seed.md and docs/allocator.md say
+ * why.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -99,7 +100,8 @@ static void test_80_is_not_above_70_to_90(void **state)
     }
 }
 
-/* "max_split_size_mb:128: Prevents memory fragmentation by limiting block splitting": measured, it does the opposite. */
+/* "max_split_size_mb:128: Prevents memory fragmentation by limiting block splitting": as measured, it does the
+ * opposite. */
 static void test_split_size_prevents_fragmentation(void **state)
 {
     (void)state;
@@ -126,7 +128,8 @@ static void test_alternative_configurations(void **state)
     assert_true(conf_warns("without a memory fraction"));
 }
 
-/* "Better for <12GB VRAM systems": the choice for a card says when it would have been meant, and why it is not taken. */
+/* "Better for <12GB VRAM systems": the choice for a card says when it would have been meant, and why it is not
+ * taken. */
 static void test_less_than_12_gb(void **state)
 {
     struct unstick_allocconf_choice choice = { .size = sizeof(choice) };

@@ -398,7 +398,7 @@ static void test_smaller_first(void **state)
     assert_false(plan_suggests(desk_decide(&desk), UNSTICK_SUGGEST_SMALLER));
 }
 
-/* A guess grows with the model: whose demand is half as large again as the guess for its mode, others' modes are, too. */
+/* A guess grows with the model: where a demand is half as large again as the guess for its mode, so are the others. */
 static void test_guesses_grow(void **state)
 {
     struct desk desk;

@@ -172,7 +172,8 @@ class Plan(cli_test.Case):
         self.bad("plan", "--device", "host:1GiB", "--request", "flux", "--bytes", "1", code=2, says="flux")
         for size in ("-1", "x", "", "0", "999999TiB"):
             self.bad(*good, "--bytes", size, code=2, says="--bytes")
-        for item in ("a", "a=1", "a_5-bit=1", "a\nb_none=1", "=1", "b_none=", "b_none=x", "b_none=-1", "b_none=1:hot", "b_none=1:idle=",
+        for item in ("a", "a=1", "a_5-bit=1", "a\nb_none=1", "=1", "b_none=", "b_none=x", "b_none=-1", "b_none=1:hot",
+                     "b_none=1:idle=",
                      "b_none=1:idle=-1", "b_none=1:idle=x", "b_none=1:idle=nan", "b_none=1:leased:", "b_none=999TiB"):
             self.bad(*good, "--bytes", 1, "--cached", item, code=2, says=["--cached", item.replace("\n", "?")])
         self.bad(*good, "--bytes", 1, "--cached", "b_none=1", "--cached", "b_none=2", code=2, says="twice")
