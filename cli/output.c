@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "cli.h"
 
 static struct {
@@ -106,9 +107,12 @@ json_t *cli_json_text(const char *text)
 
     if (string || !plain)
         return string;
-    for (char *at = plain; *at; at++) {
-        if (*at & 0x80)
+    for (char *at = plain; *at;) {
+        size_t length = usk_text_utf8_length(at);
+
+        if (!length)
             *at = '?';
+        at += length ? length : 1;
     }
     return json_string(plain);
 }

@@ -22,6 +22,10 @@ static inline bool usk_text_is_cut(const struct usk_text *text)
     return text->length >= text->size;
 }
 
+/* The length of the UTF-8 sequence that text begins with; 0 if that is none (also overlong ones, surrogates, beyond
+ * U+10FFFF). */
+size_t usk_text_utf8_length(const char *text);
+
 static inline bool usk_text_begins(const char *text, const char *prefix)
 {
     return !strncmp(text, prefix, strlen(prefix));

@@ -158,6 +158,13 @@ class Plan(cli_test.Case):
                         "--cached", os.fsdecode(b"n\xff_4-bit=1MiB"), "--json")
         self.assertEqual(json.loads(out)["key"], "m?_4-bit")
 
+    def test_text_that_is_cut_within_a_character(self):
+        """One '?' stands for what was cut; the rest is as it was given."""
+        out = json.loads(self.good("plan", "--device", "host:1GiB", "--request", "x" + "\u00e9" * 100 + "_4-bit",
+                                   "--bytes", "1MiB", "--json"))
+        self.assertEqual(out["key"], "x" + "\u00e9" * 100 + "_4-bit")
+        self.assertTrue(out["reason"].startswith("x" + "\u00e9" * 79 + "? needs"), out["reason"])
+
     def test_many_cached(self):
         arguments = [x for i in range(256) for x in ("--cached", f"m{i}_none=32MiB")]
         out = self.plan("--request", "flux_4-bit", "--bytes", "15GiB", *arguments)
