@@ -91,6 +91,12 @@ void bench_settle(struct bench *bench);
 int bench_copy(struct bench *bench, struct bench_buffer *buffer, struct usk_arena *arena, enum usk_lane lane,
                double *ret_s, struct unstick_error *error);
 
+/* The least that brings bytes onto the device: the plain copy; on the host device, memcpy to fresh memory. */
+int bench_bring(struct bench *bench, struct bench_buffer *buffer, struct usk_arena *arena, double *ret_s,
+                struct unstick_error *error);
+
+double bench_seconds_since(uint64_t started_ns);
+
 /* On the host device an address is a pointer. */
 void *bench_buffer_data(const struct bench *bench, const struct bench_buffer *buffer, uint32_t index);
 /* The host device's reference: puts fresh memory under an empty buffer and fills it by memcpy, granule by

@@ -86,7 +86,7 @@ static int beside_time(struct bench *bench, struct bench_beside *state, double *
         r = kernel_launch(&state->kernel, state->n_blocks, BESIDE_THREADS, state->shared_bytes, parameters, error);
     if (r == UNSTICK_OK)
         r = kernel_wait(&state->kernel, error);
-    *ret_s = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
+    *ret_s = bench_seconds_since(started_ns);
     return r;
 }
 

@@ -197,7 +197,7 @@ int bench_copy(struct bench *bench, struct bench_buffer *buffer, struct usk_aren
             r = ops->copy_up(bench->driver, lane, address, host, bench->granule_bytes, error);
     }
     ended = bench_lane_wait(bench, lane, r == UNSTICK_OK ? error : NULL);
-    *ret_s = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
+    *ret_s = bench_seconds_since(started_ns);
     return r < 0 ? r : ended;
 }
 
@@ -217,4 +217,25 @@ int bench_buffer_copy_fresh(struct bench *bench, struct bench_buffer *buffer, st
             memcpy(bench_buffer_data(bench, buffer, i), usk_arena_data(arena, i), bench->granule_bytes);
     }
     return r;
+}
+
+int bench_bring(struct bench *bench, struct bench_buffer *buffer, struct usk_arena *arena, double *ret_s,
+                struct unstick_error *error)
+{
+    uint64_t started_ns;
+    int r;
+
+    if (!bench->is_host)
+        return bench_copy(bench, buffer, arena, USK_LANE_UP, ret_s, error);
+    r = bench_buffer_empty(bench, buffer, error);
+    started_ns = usk_clock_now_ns();
+    if (r == UNSTICK_OK)
+        r = bench_buffer_copy_fresh(bench, buffer, arena, error);
+    *ret_s = bench_seconds_since(started_ns);
+    return r;
+}
+
+double bench_seconds_since(uint64_t started_ns)
+{
+    return (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
 }

@@ -14,11 +14,6 @@ struct bench_link {
     void *allocated; /* by the driver */
 };
 
-static double seconds_since(uint64_t started_ns)
-{
-    return (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
-}
-
 /* The driver's own memory, in the same chunks. */
 static int link_copy_allocated(struct bench *bench, struct bench_link *state, enum usk_lane lane,
                                double *ret_s, struct unstick_error *error)
@@ -38,7 +33,7 @@ static int link_copy_allocated(struct bench *bench, struct bench_link *state, en
                              error);
     }
     ended = bench_lane_wait(bench, lane, r == UNSTICK_OK ? error : NULL);
-    *ret_s = seconds_since(started_ns);
+    *ret_s = bench_seconds_since(started_ns);
     return r < 0 ? r : ended;
 }
 
@@ -85,7 +80,7 @@ static int pin_ours(struct bench *bench, void *state, double *ret_s, struct unst
         return r;
     for (uint32_t i = 0; i < bench->n_granules; i++)
         memory_touch(usk_arena_data(arena, i), bench->granule_bytes);
-    *ret_s = seconds_since(started_ns);
+    *ret_s = bench_seconds_since(started_ns);
     bench_arena_free(bench, arena);
     return UNSTICK_OK;
 }
@@ -101,7 +96,7 @@ static int pin_reference(struct bench *bench, void *state, double *ret_s, struct
     if (r < 0)
         return r;
     memory_touch(memory, bench->bytes);
-    *ret_s = seconds_since(started_ns);
+    *ret_s = bench_seconds_since(started_ns);
     return bench->driver->ops->host_free(bench->driver, memory, error);
 }
 
@@ -122,7 +117,7 @@ static int hash_ours(struct bench *bench, void *state_pointer, double *ret_s, st
             r = bench_lane_wait(bench, USK_LANE_HASH, error);
     }
     ended = bench_lane_wait(bench, USK_LANE_HASH, r == UNSTICK_OK ? error : NULL);
-    *ret_s = seconds_since(started_ns);
+    *ret_s = bench_seconds_since(started_ns);
     return r < 0 ? r : ended;
 }
 
@@ -137,7 +132,7 @@ static int hash_reference(struct bench *bench, void *state_pointer, double *ret_
         r = bench->driver->ops->copy_across(bench->driver, USK_LANE_HASH, state->other.address + at,
                                             state->buffer.address + at, bench->granule_bytes, error);
     ended = bench_lane_wait(bench, USK_LANE_HASH, r == UNSTICK_OK ? error : NULL);
-    *ret_s = seconds_since(started_ns);
+    *ret_s = bench_seconds_since(started_ns);
     return r < 0 ? r : ended;
 }
 

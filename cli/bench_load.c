@@ -171,7 +171,7 @@ static int load_load(struct bench_load *state, double *ret_s, struct unstick_err
     r = unstick_region_load(state->region, &state->layout, &options, &task, error);
     if (r == UNSTICK_OK)
         r = load_wait(task, error);
-    *ret_s = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
+    *ret_s = bench_seconds_since(started_ns);
     return r;
 }
 
@@ -212,7 +212,7 @@ static int restore_file(struct bench *bench, void *state_pointer, double *ret_s,
     r = unstick_region_restore(state->region, NULL, &task, error);
     if (r == UNSTICK_OK)
         r = load_wait(task, error);
-    *ret_s = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
+    *ret_s = bench_seconds_since(started_ns);
     return r;
 }
 
@@ -221,17 +221,8 @@ static int restore_file(struct bench *bench, void *state_pointer, double *ret_s,
 static int reference_up(struct bench *bench, void *state_pointer, double *ret_s, struct unstick_error *error)
 {
     struct bench_load *state = state_pointer;
-    uint64_t started_ns;
-    int r;
 
-    if (!bench->is_host)
-        return bench_copy(bench, &state->buffer, state->arena, USK_LANE_UP, ret_s, error);
-    r = bench_buffer_empty(bench, &state->buffer, error);
-    started_ns = usk_clock_now_ns();
-    if (r == UNSTICK_OK)
-        r = bench_buffer_copy_fresh(bench, &state->buffer, state->arena, error);
-    *ret_s = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
-    return r;
+    return bench_bring(bench, &state->buffer, state->arena, ret_s, error);
 }
 
 static int reference_cold(struct bench *bench, void *state_pointer, double *ret_s,
@@ -248,7 +239,7 @@ static int reference_cold(struct bench *bench, void *state_pointer, double *ret_
     started_ns = usk_clock_now_ns();
     if (r == UNSTICK_OK)
         r = file_read(bench, state, error);
-    *ret_s = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
+    *ret_s = bench_seconds_since(started_ns);
     return r;
 }
 

@@ -24,17 +24,8 @@ struct bench_move {
 static int reference_up(struct bench *bench, void *state_pointer, double *ret_s, struct unstick_error *error)
 {
     struct bench_move *state = state_pointer;
-    uint64_t started_ns;
-    int r;
 
-    if (!bench->is_host)
-        return bench_copy(bench, &state->buffer, state->arena, USK_LANE_UP, ret_s, error);
-    r = bench_buffer_empty(bench, &state->buffer, error);
-    started_ns = usk_clock_now_ns();
-    if (r == UNSTICK_OK)
-        r = bench_buffer_copy_fresh(bench, &state->buffer, state->arena, error);
-    *ret_s = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
-    return r;
+    return bench_bring(bench, &state->buffer, state->arena, ret_s, error);
 }
 
 static int reference_leave(struct bench *bench, struct bench_move *state, bool is_copying, double *ret_s,
@@ -58,7 +49,7 @@ static int reference_leave(struct bench *bench, struct bench_move *state, bool i
             memcpy(usk_arena_data(state->arena, i), data, bench->granule_bytes);
         r = bench_granule_empty(bench, &state->buffer, i, error);
     }
-    *ret_s = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
+    *ret_s = bench_seconds_since(started_ns);
     if (r == UNSTICK_OK)
         r = bench_buffer_fill(bench, &state->buffer, error);
     return r;
@@ -127,7 +118,7 @@ static int move_time(int (*move)(struct unstick_region *region, struct unstick_e
     uint64_t started_ns = usk_clock_now_ns();
     int r = move(region, error);
 
-    *ret_s = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
+    *ret_s = bench_seconds_since(started_ns);
     return r;
 }
 
@@ -202,7 +193,7 @@ static int switch_ours(struct bench *bench, void *state_pointer, double *ret_s, 
     if (r == UNSTICK_OK)
         r = move_wait(coming, error);
     ended = unstick_task_wait(leaving, r == UNSTICK_OK ? error : NULL);
-    *ret_s = (double)(usk_clock_now_ns() - started_ns) / (double)USK_NS_PER_S;
+    *ret_s = bench_seconds_since(started_ns);
     unstick_task_free(leaving);
     state->region = state->other;
     state->other = region;

@@ -89,6 +89,10 @@ int cli_fail_text(int status, const char *format, ...) __attribute__((format(pri
 int cli_fail_usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
 bool cli_has_failed(void);
 
+/* A string of any bytes: paths, arguments and the environment need not be UTF-8, and a text may have been cut within a
+ * character. What JSON cannot hold is '?', byte by byte. NULL when host memory is out. */
+json_t *cli_json_text(const char *text);
+
 /* Prints the verb's JSON object, with the failure in it if there was one, and drops the reference. Once per
  * run. */
 void cli_json_print(json_t *root);

@@ -27,8 +27,9 @@ void doctor_add(struct doctor *doctor, enum doctor_level level, const char *name
     va_end(args);
     doctor->has_failed |= level == DOCTOR_FAIL;
     if (doctor->checks) {
-        json_array_append_new(doctor->checks, json_pack("{s:s, s:s, s:s, s:s?}", "check", name, "level",
-                                                        level_names[level], "text", text, "advice", advice));
+        json_array_append_new(doctor->checks, json_pack("{s:s, s:s, s:o, s:o}", "check", name, "level",
+                                                        level_names[level], "text", cli_json_text(text), "advice",
+                                                        advice ? cli_json_text(advice) : json_null()));
         return;
     }
     printf("%-4s  %-16s %s\n", level_names[level], name, text);

@@ -296,12 +296,13 @@ static void estimate_print_notes(const struct estimate *estimate)
         enum unstick_quantization q = estimate->shown[i];
         const struct unstick_figure *total = &estimate->totals[q];
 
-        if (total->low_bytes != total->high_bytes && total->high_bytes != UINT64_MAX)
-            printf("%s: between %s and %s\n", unstick_quantization_name(q), usk_size_format(low, total->low_bytes),
-                   usk_size_format(high, total->high_bytes));
+        if (total->high_bytes != UINT64_MAX && strcmp(usk_size_format(low, total->low_bytes),
+                                                      usk_size_format(high, total->high_bytes)))
+            printf("%s: between %s and %s\n", unstick_quantization_name(q), low, high);
         if (estimate->peaks[q].n_runs)
-            printf("%s: %s at most in %llu earlier runs, %s in the last\n", unstick_quantization_name(q),
+            printf("%s: %s at most in %llu earlier run%s, %s in the last\n", unstick_quantization_name(q),
                    usk_size_format(low, estimate->peaks[q].bytes), (unsigned long long)estimate->peaks[q].n_runs,
+                   estimate->peaks[q].n_runs == 1 ? "" : "s",
                    usk_size_format(high, estimate->peaks[q].last_bytes));
     }
 }

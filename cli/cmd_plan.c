@@ -19,30 +19,12 @@
 struct plan {
     struct described_options described;
     const char *request, *path, *working, *workflow;
+    char key[UNSTICK_KEY_MAX]; /* the request */
     uint64_t bytes, max_wait_ms;
     bool allow_low_memory;
     struct unstick_alternative alternatives[UNSTICK_QUANTIZATIONS];
     struct unstick_demand demand;
 };
-
-/* A key is one of argv: it need not be UTF-8, and a text may have been cut within a character. */
-static json_t *plan_json_text(const char *text)
-{
-    json_t *string = json_string(text);
-    char plain[512];
-    size_t i;
-
-    if (string)
-        return string;
-    for (i = 0; i < sizeof(plain) - 1 && text[i]; i++)
-        plain[i] = text[i];
-    plain[i] = '\0';
-    for (i = 0; plain[i]; i++) {
-        if (plain[i] & 0x80)
-            plain[i] = '?';
-    }
-    return json_string(plain);
-}
 
 static json_t *plan_json_victims(const struct unstick_snapshot *snapshot, const struct unstick_plan *result)
 {
@@ -52,7 +34,7 @@ static json_t *plan_json_victims(const struct unstick_snapshot *snapshot, const 
         const struct unstick_victim *victim = &result->victims[i];
         const struct unstick_snapshot_entry *entry = &snapshot->entries[victim->entry];
 
-        json_array_append_new(array, json_pack("{s:o,s:s,s:I,s:b}", "key", plan_json_text(entry->key), "component",
+        json_array_append_new(array, json_pack("{s:o,s:s,s:I,s:b}", "key", cli_json_text(entry->key), "component",
                                                entry->components[victim->component].name, "bytes",
                                                (json_int_t)victim->bytes, "is_discard", victim->is_discard));
     }
@@ -66,7 +48,7 @@ static json_t *plan_json_suggestions(const struct unstick_plan *result)
     for (size_t i = 0; i < result->n_suggestions; i++) {
         const struct unstick_suggestion *suggestion = &result->suggestions[i];
         json_t *object = json_pack("{s:s,s:o,s:I}", "action", unstick_suggestion_name(suggestion->action), "text",
-                                   plan_json_text(suggestion->text), "bytes", (json_int_t)suggestion->bytes);
+                                   cli_json_text(suggestion->text), "bytes", (json_int_t)suggestion->bytes);
 
         if (suggestion->action == UNSTICK_SUGGEST_SMALLER || suggestion->action == UNSTICK_SUGGEST_LARGER)
             json_object_set_new(object, "quantization",
@@ -106,8 +88,8 @@ static void plan_print_json(const struct plan *plan, const struct unstick_snapsh
 {
     json_t *root = json_pack(
         "{s:o,s:s,s:o,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:b,s:o,s:f,s:f,s:o,s:o}", "key",
-        plan_json_text(plan->request), "verdict", unstick_verdict_name(result->verdict), "reason",
-        plan_json_text(result->reason), "basis", plan_basis(plan, result), "required_bytes",
+        cli_json_text(plan->key), "verdict", unstick_verdict_name(result->verdict), "reason",
+        cli_json_text(result->reason), "basis", plan_basis(plan, result), "required_bytes",
         (json_int_t)result->required_bytes, "available_bytes", (json_int_t)result->available_bytes, "free_bytes",
         (json_int_t)result->free_bytes, "missing_bytes", (json_int_t)result->missing_bytes, "reclaim_bytes",
         (json_int_t)result->reclaim_bytes, "evict_bytes", (json_int_t)result->evict_bytes, "leased_bytes",
@@ -179,7 +161,7 @@ static int plan_read_peak(struct plan *plan)
 
     if (cli_state_read_peaks(&peaks, &error) < 0)
         return cli_fail(&error);
-    if (unstick_peaks_find(peaks, plan->request, NULL, &peak) == UNSTICK_OK) {
+    if (unstick_peaks_find(peaks, plan->key, NULL, &peak) == UNSTICK_OK) {
         plan->demand.required_bytes = peak.bytes;
         plan->demand.basis = UNSTICK_BASIS_LEARNED;
     }
@@ -190,15 +172,14 @@ static int plan_read_peak(struct plan *plan)
 static int plan_read_demand(struct plan *plan)
 {
     bool wants_working = plan->working && !strcmp(plan->working, "auto");
-    char model_id[UNSTICK_KEY_MAX];
     struct unstick_error error;
 
     plan->demand = (struct unstick_demand){ .size = sizeof(plan->demand),
-                                            .key = plan->request,
+                                            .key = plan->key,
                                             .required_bytes = plan->bytes,
                                             .allow_low_memory = plan->allow_low_memory,
                                             .max_wait_ms = plan->max_wait_ms };
-    if (unstick_key_parse(plan->request, model_id, sizeof(model_id), &plan->demand.quantization, &error) < 0)
+    if (described_key(plan->request, plan->key, &plan->demand.quantization, &error) < 0)
         return cli_fail_usage("--request: %s", error.text);
     if (plan->path && plan->bytes)
         return cli_fail_usage("--bytes and --path both say how large the model is; give one");

@@ -16,6 +16,7 @@
 #include <unstick/context.h>
 #include <unstick/device.h>
 
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/math.h"
 #include "base/size.h"
@@ -54,16 +55,28 @@ static const char *entry_read_flag(struct unstick_snapshot_entry *entry, const c
     return NULL;
 }
 
+int described_key(const char *text, char ret_key[UNSTICK_KEY_MAX], enum unstick_quantization *ret_quantization,
+                  struct unstick_error *error)
+{
+    char model_id[UNSTICK_KEY_MAX];
+    int r = unstick_key_parse(text, model_id, sizeof(model_id), ret_quantization, error);
+
+    return r < 0 ? r : unstick_key_build(model_id, *ret_quantization, ret_key, UNSTICK_KEY_MAX, error);
+}
+
+/* Takes the item apart; what is wrong with it, or NULL. */
 static const char *entry_read(struct unstick_snapshot_entry *entry, struct unstick_snapshot_component *component,
-                              char *item)
+                              char *item, char ret_key[UNSTICK_KEY_MAX], struct unstick_error *error)
 {
     char *bytes = strchr(item, '='), *flag;
+    enum unstick_quantization quantization;
     const char *wrong = NULL;
 
     if (!bytes || bytes == item)
         return "it has no key";
     *bytes++ = '\0';
-    entry->key = item;
+    if (described_key(item, ret_key, &quantization, error) < 0)
+        return error->text;
     entry->last_used_ns = DESCRIBED_NOW_NS;
     flag = strchr(bytes, ':');
     if (flag)
@@ -91,18 +104,23 @@ static const char *entry_read(struct unstick_snapshot_entry *entry, struct unsti
 static int described_read_cached(struct described *described, const struct cli_list *cached)
 {
     for (size_t i = 0; i < cached->n_items; i++) {
-        const char *wrong;
+        USK_CLEANUP(usk_freep) char *item = strdup(cached->items[i]);
+        char key[UNSTICK_KEY_MAX] = "";
+        struct unstick_error error;
+        const char *wrong = NULL;
 
-        described->keys[i] = strdup(cached->items[i]);
-        if (!described->keys[i])
-            return cli_fail_text(UNSTICK_OUT_OF_HOST_MEMORY, "out of host memory for --cached");
-        wrong = entry_read(&described->entries[i], &described->components[i], described->keys[i]);
+        if (item)
+            wrong = entry_read(&described->entries[i], &described->components[i], item, key, &error);
         for (size_t j = 0; !wrong && j < i; j++) {
-            if (!strcmp(described->keys[i], described->keys[j]))
+            if (!strcmp(key, described->keys[j]))
                 wrong = "the same key is there twice";
         }
         if (wrong)
             return described_bad(cached->items[i], wrong);
+        described->keys[i] = strdup(key);
+        if (!item || !described->keys[i])
+            return cli_fail_text(UNSTICK_OUT_OF_HOST_MEMORY, "out of host memory for --cached");
+        described->entries[i].key = described->keys[i];
         described->snapshot.n_entries++;
     }
     return CLI_EXIT_OK;
@@ -164,13 +182,16 @@ static int described_read_device(struct described *described, const char *spec)
 
 static int described_take(struct described *described, const struct described_options *options)
 {
-    uint64_t torch = options->torch_active_bytes + options->torch_inactive_split_bytes, taken, cached = 0;
+    uint64_t parts = options->torch_active_bytes + options->torch_inactive_split_bytes, torch, taken, cached = 0;
     char there[USK_SIZE_TEXT_MAX], wanted[USK_SIZE_TEXT_MAX];
     struct unstick_reading *reading = &described->reading;
 
     for (size_t i = 0; i < described->snapshot.n_entries; i++)
         cached += described->components[i].resident_bytes;
-    torch = usk_max(torch, options->torch_reserved_bytes);
+    if (options->torch_reserved_bytes && parts > options->torch_reserved_bytes)
+        return cli_fail_usage("--torch-reserved holds %s, but what is said to be in it %s",
+                              usk_size_format(there, options->torch_reserved_bytes), usk_size_format(wanted, parts));
+    torch = usk_max(parts, options->torch_reserved_bytes);
     taken = cached + torch + options->used_by_others_bytes;
     if (taken > reading->free_bytes)
         return cli_fail_usage("the description holds %s, but only %s of %s are free", usk_size_format(wanted, taken),

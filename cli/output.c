@@ -10,7 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "cli.h"
 
 static struct {
@@ -56,6 +58,11 @@ int cli_fail(const struct unstick_error *error)
     output.error = *error;
     if (!output.error.text[0])
         snprintf(output.error.text, sizeof(output.error.text), "%s", unstick_status_text(error->status));
+    /* A name may hold line ends, or what a terminal obeys. */
+    for (char *at = output.error.text; *at; at++) {
+        if ((unsigned char)*at < ' ' || *at == 0x7f)
+            *at = '?';
+    }
     cli_progress_end();
     fprintf(stderr, "unstick%s%s: %s\n", output.verb ? " " : "", output.verb ? output.verb : "",
             output.error.text);
@@ -93,6 +100,23 @@ int cli_error_interrupted(struct unstick_error *error)
                          "interrupted; what was on the device is released");
 }
 
+json_t *cli_json_text(const char *text)
+{
+    json_t *string = json_string(text);
+    USK_CLEANUP(usk_freep) char *plain = string ? NULL : strdup(text);
+
+    if (string || !plain)
+        return string;
+    for (char *at = plain; *at;) {
+        size_t length = usk_text_utf8_length(at);
+
+        if (!length)
+            *at = '?';
+        at += length ? length : 1;
+    }
+    return json_string(plain);
+}
+
 static json_t *output_error(void)
 {
     const struct unstick_error *error = &output.error;
@@ -100,10 +124,7 @@ static json_t *output_error(void)
 
     json_object_set_new(object, "status",
                         json_string(output.is_usage ? "USAGE" : unstick_status_name(error->status)));
-    /* A path in the text need not be UTF-8; the line on stderr has it in full. */
-    json_object_set_new(object, "text", json_string(error->text));
-    if (!json_object_get(object, "text"))
-        json_object_set_new(object, "text", json_string(unstick_status_text(error->status)));
+    json_object_set_new(object, "text", cli_json_text(error->text));
     json_object_set_new(object, "operation", json_string(error->operation));
     json_object_set_new(object, "native", json_integer(error->native));
     json_object_set_new(object, "required_bytes", json_integer((json_int_t)error->required_bytes));

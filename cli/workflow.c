@@ -21,6 +21,7 @@
 #include "base/math.h"
 #include "base/size.h"
 #include "cli.h"
+#include "policy/attribution.h"
 #include "workload.h"
 
 #define WORKFLOW_LINK_BYTES_PER_S 52e9 /* PCIe Gen5 x16, as the policy assumes */
@@ -459,9 +460,7 @@ static void advice_make(struct advice *advice, struct workflow *workflow, const 
 
 static uint64_t workflow_room(const struct unstick_snapshot *snapshot, uint64_t working_bytes)
 {
-    uint64_t room = snapshot->reading->free_bytes + snapshot->reading->torch_reserved_bytes -
-                    usk_min(snapshot->reading->torch_reserved_bytes,
-                            snapshot->reading->torch_active_bytes + snapshot->reading->torch_inactive_split_bytes);
+    uint64_t room = snapshot->reading->free_bytes + usk_reading_torch_cached(snapshot->reading);
 
     room -= usk_min(room, working_bytes);
     return snapshot->reading->limit_bytes ? usk_min(room, snapshot->reading->limit_bytes) : room;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Learned peaks: whatever is accepted is written and read again without a change, also after an addition and a merge. */
+/* Learned peaks: what is accepted is written and read again without a change, also after an addition and a merge. */
 #include <stdlib.h>
 #include <string.h>
 

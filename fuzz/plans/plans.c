@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A number of made-up worlds, each with a seed of its own: `plans [CASES [FIRST]]`. What is wrong is named by its seed. */
+/* A number of made-up worlds, each with a seed of its own: `plans [CASES [FIRST]]`. What is wrong is named by it. */
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -77,8 +77,8 @@ static const char *component_file_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
-static int component_check_twice(const struct unstick_tensor *const *sorted, size_t n, const struct usk_weights *weights,
-                                 struct unstick_error *error)
+static int component_check_twice(const struct unstick_tensor *const *sorted, size_t n,
+                                 const struct usk_weights *weights, struct unstick_error *error)
 {
     char quote[USK_JSON_QUOTE_MAX];
 
@@ -93,8 +93,8 @@ static int component_check_twice(const struct unstick_tensor *const *sorted, siz
 }
 
 /* Both are sorted by name, so one pass finds what the index names and no file has. */
-static int component_check_index(const struct unstick_tensor *const *sorted, size_t n, const struct usk_weights *weights,
-                                 struct unstick_error *error)
+static int component_check_index(const struct unstick_tensor *const *sorted, size_t n,
+                                 const struct usk_weights *weights, struct unstick_error *error)
 {
     char quote[USK_JSON_QUOTE_MAX], file[USK_JSON_QUOTE_MAX];
     size_t at = 0;

@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/text.h"
 
 #define INDEX_VALUE_BYTES_MAX (UINT64_C(1) << 20)
 
@@ -29,13 +30,6 @@ static bool index_is_plain_name(const char *name)
     return name[0] && name[0] != '.' && !strchr(name, '/');
 }
 
-static bool index_has_suffix(const char *name, const char *suffix)
-{
-    size_t length = strlen(name), n = strlen(suffix);
-
-    return length > n && !strcmp(name + length - n, suffix);
-}
-
 static int index_check_files(const struct usk_json_map *weights, const char *path, struct unstick_error *error)
 {
     for (size_t i = 0; i < weights->n_pairs; i++) {
@@ -43,7 +37,7 @@ static int index_check_files(const struct usk_json_map *weights, const char *pat
 
         if (!index_is_plain_name(name))
             return index_refuse(path, name, "leads out of the folder: an index may name files beside it only", error);
-        if (!index_has_suffix(name, ".safetensors"))
+        if (!usk_text_ends(name, ".safetensors"))
             return index_refuse(path, name, "is not a .safetensors file", error);
     }
     return UNSTICK_OK;

@@ -10,7 +10,7 @@
 
 #include <unstick/status.h>
 
-/* A walk through the text of a JSON file that nobody vouches for: objects are entered, their values taken one by one. */
+/* A walk through the text of a JSON file that nobody vouches for: objects are entered, values are taken one by one. */
 struct usk_json {
     const char *text;     /* need not end in NUL */
     size_t length;        /* of text */

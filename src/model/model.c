@@ -16,6 +16,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "model/component.h"
 #include "model/file.h"
 #include "model/folder.h"
@@ -44,7 +45,7 @@ static const struct {
 static int model_rank(const char *name)
 {
     for (size_t i = 0; i < sizeof(model_order) / sizeof(model_order[0]); i++) {
-        if (!strncmp(name, model_order[i].prefix, strlen(model_order[i].prefix)))
+        if (usk_text_begins(name, model_order[i].prefix))
             return model_order[i].rank;
     }
     return MODEL_RANK_OTHER;
@@ -175,10 +176,9 @@ static int model_read_folder(struct unstick_model *model, const char *path, stru
 static int model_read_file(struct unstick_model *model, const char *path, struct unstick_error *error)
 {
     USK_CLEANUP(usk_weights_fini) struct usk_weights weights = { 0 };
-    size_t length = strlen(path);
     int r;
 
-    if (length > 5 && !strcmp(path + length - 5, ".json"))
+    if (usk_text_ends(path, ".json"))
         return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "model", "%s: name the folder that it lies in", path);
     r = usk_weights_from_file(path, &weights, error);
     return r < 0 ? r : model_add(model, "model", &weights, error);

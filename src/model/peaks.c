@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/math.h"
+#include "base/text.h"
 #include "model/json.h"
 
 #define PEAKS_VERSION 1
@@ -64,23 +65,11 @@ static bool text_is_fingerprint(const char *text)
 /* As jansson checks it, which cannot say whether a text or the memory was at fault. */
 static bool text_is_utf8(const char *text)
 {
-    static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
+    size_t length = 1;
 
-    for (const unsigned char *at = (const unsigned char *)text; *at; at++) {
-        unsigned int n = *at < 0x80 ? 0 : *at >= 0xf0 ? 3 : *at >= 0xe0 ? 2 : 1;
-        uint32_t code = *at & (n ? 0x3fu >> n : 0x7fu);
-
-        if (*at >= 0xf8 || (*at >= 0x80 && *at < 0xc0))
-            return false;
-        for (unsigned int i = 0; i < n; i++) {
-            if ((*++at & 0xc0) != 0x80)
-                return false;
-            code = code << 6 | (*at & 0x3f);
-        }
-        if (code < least[n] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000))
-            return false;
-    }
-    return true;
+    for (; *text && length; text += length)
+        length = usk_text_utf8_length(text);
+    return length;
 }
 
 static int peaks_check_entry(const char *key, const json_t *entry, struct unstick_error *error)

@@ -22,6 +22,7 @@
 #include "base/error.h"
 #include "base/math.h"
 #include "base/os.h"
+#include "base/text.h"
 #include "model/file.h"
 #include "model/json.h"
 
@@ -68,12 +69,8 @@ struct unstick_tensor *usk_safetensors_take(struct usk_safetensors *safetensors,
 /* bitsandbytes keeps notes about its quantization as tensors; its layers read them while loading and drop them. */
 static bool tensor_is_metadata(const char *name)
 {
-    static const char format[] = "weight_format";
-    size_t length = strlen(name), n = sizeof(format) - 1;
-
-    if (length >= n && !strcmp(name + length - n, format) && (length == n || name[length - n - 1] == '.'))
-        return true;
-    return strstr(name, ".quant_state.") || strstr(name, "quant_state.bitsandbytes__");
+    return !strcmp(name, "weight_format") || usk_text_ends(name, ".weight_format") ||
+           strstr(name, ".quant_state.") || strstr(name, "quant_state.bitsandbytes__");
 }
 
 static bool json_to_u64(const json_t *value, uint64_t *ret_value)

@@ -40,38 +40,14 @@ void unstick_histogram_add(struct unstick_histogram *histogram, uint64_t ns)
 
 /* --- labels --- */
 
-/* The length of the UTF-8 sequence at p, 0 if there is none (also overlong ones, surrogates, beyond U+10FFFF). */
-static size_t metrics_utf8_length(const unsigned char *p)
-{
-    unsigned int least, value;
-    size_t length;
-
-    if (p[0] < 0x80)
-        return 1;
-    if (p[0] >= 0xc2 && p[0] <= 0xdf)
-        length = 2, least = 0x80, value = p[0] & 0x1fu;
-    else if ((p[0] & 0xf0) == 0xe0)
-        length = 3, least = 0x800, value = p[0] & 0x0fu;
-    else if ((p[0] & 0xf8) == 0xf0)
-        length = 4, least = 0x10000, value = p[0] & 0x07u;
-    else
-        return 0;
-    for (size_t i = 1; i < length; i++) {
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-        value = value << 6 | (p[i] & 0x3fu);
-    }
-    return value < least || value > 0x10ffff || (value >= 0xd800 && value <= 0xdfff) ? 0 : length;
-}
-
 /* name="value", escaped as the format asks: backslash, quote and line feed. */
 static void metrics_label(struct usk_text *text, const char *separator, const char *name, const char *value)
 {
-    const unsigned char *p = (const unsigned char *)(value ? value : "");
+    const char *p = value ? value : "";
 
     usk_text_add(text, "%s%s=\"", separator, name);
     while (*p) {
-        size_t length = metrics_utf8_length(p);
+        size_t length = usk_text_utf8_length(p);
 
         if (!length)
             usk_text_add(text, "\xef\xbf\xbd");
@@ -80,7 +56,7 @@ static void metrics_label(struct usk_text *text, const char *separator, const ch
         else if (*p == '"' || *p == '\\')
             usk_text_add(text, "\\%c", *p);
         else
-            usk_text_add(text, "%.*s", (int)length, (const char *)p);
+            usk_text_add(text, "%.*s", (int)length, p);
         p += length ? length : 1;
     }
     usk_text_add(text, "\"");

@@ -14,6 +14,8 @@
 
 #include <string.h>
 
+#include "base/text.h"
+
 #define PATTERNS_MAX 6
 
 /* Classes whose figures are exact. */
@@ -51,22 +53,10 @@ static const char *const heads[] = { "lm_head", "embed_out", "output_layer" };
 static const char *const last_modules[] = { "text_projection", "visual_projection", "classifier",
                                             "score",           "head",              "pooler" };
 
-static bool name_begins(const char *name, const char *prefix)
-{
-    return !strncmp(name, prefix, strlen(prefix));
-}
-
-static bool name_ends(const char *name, const char *suffix)
-{
-    size_t length = strlen(name), n = strlen(suffix);
-
-    return length >= n && !strcmp(name + length - n, suffix);
-}
-
 /* The module of "a.b.weight" is "a.b": its length, or 0 if the tensor is no weight. */
 static size_t name_module(const char *name)
 {
-    return name_ends(name, ".weight") ? strlen(name) - strlen(".weight") : 0;
+    return usk_text_ends(name, ".weight") ? strlen(name) - strlen(".weight") : 0;
 }
 
 /* The last part of a module's name. */
@@ -137,8 +127,9 @@ static bool tensor_is_float(const struct unstick_tensor *tensor)
 
 static bool tensor_is_state(const char *name)
 {
-    return name_ends(name, ".SCB") || name_ends(name, ".weight.absmax") || name_ends(name, ".weight.quant_map") ||
-           name_ends(name, ".weight.nested_absmax") || name_ends(name, ".weight.nested_quant_map");
+    return usk_text_ends(name, ".SCB") || usk_text_ends(name, ".weight.absmax") ||
+           usk_text_ends(name, ".weight.quant_map") || usk_text_ends(name, ".weight.nested_absmax") ||
+           usk_text_ends(name, ".weight.nested_quant_map");
 }
 
 static bool tensor_is_conv_1x1(const struct unstick_tensor *tensor)
@@ -159,13 +150,13 @@ static enum unstick_quantization tensors_stored(const struct unstick_tensor *ten
     for (size_t i = 0; i < n_tensors; i++) {
         const char *name = tensors[i].name;
 
-        if (name_ends(name, ".weight.nested_absmax"))
+        if (usk_text_ends(name, ".weight.nested_absmax"))
             return UNSTICK_QUANTIZATION_4BIT_DQ;
-        if (name_ends(name, ".weight.absmax"))
+        if (usk_text_ends(name, ".weight.absmax"))
             stored = UNSTICK_QUANTIZATION_4BIT;
-        else if (name_ends(name, ".SCB"))
+        else if (usk_text_ends(name, ".SCB"))
             stored = UNSTICK_QUANTIZATION_8BIT;
-        else if (stored == UNSTICK_QUANTIZATION_NONE && name_module(name) && name_begins(tensors[i].dtype, "F8_E"))
+        else if (stored == UNSTICK_QUANTIZATION_NONE && name_module(name) && usk_text_begins(tensors[i].dtype, "F8_E"))
             stored = UNSTICK_QUANTIZATION_FP8;
     }
     return stored;
@@ -178,10 +169,10 @@ const char *usk_estimate_class(const struct unstick_tensor *tensors, size_t n_te
     for (size_t i = 0; i < n_tensors; i++) {
         const char *name = tensors[i].name;
 
-        if (name_ends(name, ".layer.1.DenseReluDense.wo.weight"))
+        if (usk_text_ends(name, ".layer.1.DenseReluDense.wo.weight"))
             return "T5EncoderModel";
-        has_double |= name_begins(name, "transformer_blocks.0.attn.add_q_proj.");
-        has_single |= name_begins(name, "single_transformer_blocks.0.proj_mlp.");
+        has_double |= usk_text_begins(name, "transformer_blocks.0.attn.add_q_proj.");
+        has_single |= usk_text_begins(name, "single_transformer_blocks.0.proj_mlp.");
     }
     return has_double && has_single ? "FluxTransformer2DModel" : NULL;
 }
@@ -202,7 +193,7 @@ void usk_convert_init(struct usk_convert *convert, const struct usk_estimate_wor
     convert->stored = tensors_stored(tensors, n_tensors);
     for (size_t i = 0; i < n_tensors; i++) {
         convert->has_shared |= !strcmp(tensors[i].name, "shared.weight");
-        convert->has_embed_tokens |= name_ends(tensors[i].name, "embed_tokens.weight");
+        convert->has_embed_tokens |= usk_text_ends(tensors[i].name, "embed_tokens.weight");
     }
 }
 
@@ -242,7 +233,7 @@ static bool convert_is_ignored(const struct usk_convert *convert, const struct u
     if (tensor->is_metadata)
         return true;
     for (size_t i = 0; convert->known && i < PATTERNS_MAX && convert->known->ignored[i]; i++) {
-        if (name_begins(name, convert->known->ignored[i]))
+        if (usk_text_begins(name, convert->known->ignored[i]))
             return true;
     }
     /* Converters keep both names of a tied tensor. */

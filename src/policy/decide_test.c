@@ -139,11 +139,47 @@ static void test_waits_for_leases(void **state)
     assert_int_equal(desk_decide(&desk)->verdict, UNSTICK_VERDICT_WAIT);
     desk.demand.max_wait_ms = 0;
     assert_int_equal(desk_decide(&desk)->verdict, UNSTICK_VERDICT_FORCED);
-    /* What leases hold would not suffice. */
+    /* What leases hold suffices to the byte, or would not suffice. */
     desk.demand.max_wait_ms = UNSTICK_WAIT_FOREVER;
     desk.demand.allow_low_memory = false;
-    desk.demand.required_bytes = 19 * GIB;
+    desk.demand.required_bytes = 18 * GIB;
+    assert_int_equal(desk_decide(&desk)->wait, UNSTICK_WAIT_LEASES);
+    desk.demand.required_bytes++;
     assert_int_equal(desk_decide(&desk)->verdict, UNSTICK_VERDICT_REFUSED);
+}
+
+/* Leases that hold next to nothing are not worth a word. */
+static void test_notable_leases(void **state)
+{
+    struct desk desk;
+
+    (void)state;
+    for (unsigned int mib = 63; mib <= 64; mib++) {
+        desk_init(&desk, 5 * GIB - 1);
+        desk.snapshot.n_entries = 1;
+        desk.entries[0].n_components = 1;
+        desk.entries[0].n_leases = 1;
+        desk.components[0][0].bytes = desk.components[0][0].resident_bytes = mib * MIB;
+        assert_int_equal(desk_decide(&desk)->verdict, UNSTICK_VERDICT_REFUSED);
+        assert_int_equal(desk.plan.suggestions[0].action == UNSTICK_SUGGEST_WAIT, mib == 64);
+    }
+}
+
+/* What is there already does not count, however slow its tier: only what is missing is moved. */
+static void test_time_of_what_is_missing(void **state)
+{
+    struct desk desk;
+
+    (void)state;
+    desk_init(&desk, 18 * GIB);
+    desk.demand.key = "a_none";
+    desk.components[0][0].resident_bytes = 0;
+    desk.components[0][1].tier = UNSTICK_TIER_PAGEABLE;
+    desk.snapshot.rates[UNSTICK_TIER_PINNED] = desk.snapshot.rates[UNSTICK_TIER_FILE] = 4 * GIB;
+    desk.snapshot.rates[UNSTICK_TIER_PAGEABLE] = GIB;
+    assert_int_equal(desk_decide(&desk)->move_ns, UINT64_C(1000000000));
+    desk.components[0][1].resident_bytes -= 1;
+    assert_true(desk_decide(&desk)->move_ns > UINT64_C(3900000000));
 }
 
 static void test_order_of_arrival(void **state)
@@ -448,6 +484,8 @@ int main(void)
         cmocka_unit_test(test_short_tail_leaves_first),
         cmocka_unit_test(test_leased_and_pinned_stay),
         cmocka_unit_test(test_waits_for_leases),
+        cmocka_unit_test(test_notable_leases),
+        cmocka_unit_test(test_time_of_what_is_missing),
         cmocka_unit_test(test_order_of_arrival),
         cmocka_unit_test(test_one_loader),
         cmocka_unit_test(test_partly_resident),

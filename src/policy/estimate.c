@@ -19,6 +19,7 @@
 
 #include "base/error.h"
 #include "base/math.h"
+#include "base/text.h"
 #include "policy/convert.h"
 
 #define GIB (UINT64_C(1) << 30)
@@ -244,11 +245,6 @@ static void pass_add(struct pass *pass, const struct unstick_tensor *tensor)
     }
 }
 
-static bool name_begins(const char *name, const char *prefix)
-{
-    return !strncmp(name, prefix, strlen(prefix));
-}
-
 /* Whether quantizing a pipeline touches a component: encoders of images and short texts, and what makes pixels, are
  * left as they are by every recipe, because little is saved and much is lost. */
 static bool component_is_quantized(const char *name, const struct usk_estimate_world *world)
@@ -259,7 +255,7 @@ static bool component_is_quantized(const char *name, const struct usk_estimate_w
     if (world->is_alone)
         return true;
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (name_begins(name, names[i]))
+        if (usk_text_begins(name, names[i]))
             return false;
     }
     for (size_t i = 0; world->class_name && i < sizeof(parts) / sizeof(parts[0]); i++) {

@@ -12,6 +12,8 @@
 
 #include <string.h>
 
+#include "policy/attribution.h"
+
 static int64_t ledger_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -30,13 +32,6 @@ static uint64_t ledger_subtract(uint64_t from, uint64_t bytes)
 static bool ledger_is_same_text(const char *a, const char *b)
 {
     return !strcmp(a ? a : "", b ? b : "");
-}
-
-static uint64_t reading_held(const struct unstick_reading *reading)
-{
-    if (!(reading->sources & UNSTICK_SOURCE_ACCOUNTS))
-        return 0;
-    return reading->resident_bytes + reading->sentinel_bytes + reading->spare_bytes + reading->poisoned_bytes;
 }
 
 static bool reading_is_bounded(const struct unstick_reading *reading)
@@ -172,7 +167,7 @@ static uint64_t snapshot_held(const struct unstick_snapshot *snapshot)
     uint64_t held = 0;
 
     if (snapshot->reading->sources & UNSTICK_SOURCE_ACCOUNTS)
-        return reading_held(snapshot->reading);
+        return usk_reading_ours(snapshot->reading);
     for (size_t i = 0; i < snapshot->n_entries; i++) {
         for (size_t j = 0; j < snapshot->entries[i].n_components; j++)
             held += snapshot->entries[i].components[j].resident_bytes;
@@ -213,10 +208,7 @@ const char *usk_ledger_init(struct usk_ledger *ledger, const struct unstick_snap
     if (wrong)
         return wrong;
     ledger->free_bytes = (int64_t)reading->free_bytes;
-    if (reading->sources & UNSTICK_SOURCE_TORCH)
-        ledger->cached_bytes =
-            (int64_t)ledger_subtract(reading->torch_reserved_bytes,
-                                     reading->torch_active_bytes + reading->torch_inactive_split_bytes);
+    ledger->cached_bytes = (int64_t)usk_reading_torch_cached(reading);
     if (reading->sources & UNSTICK_SOURCE_ACCOUNTS)
         ledger->spare_bytes = (int64_t)reading->spare_bytes;
     ledger->pending_bytes = (int64_t)snapshot->pending_bytes;
@@ -260,7 +252,7 @@ uint64_t usk_ledger_others(const struct unstick_reading *reading)
 {
     uint64_t rest = ledger_subtract(reading->total_bytes, reading->free_bytes);
 
-    rest = ledger_subtract(rest, reading_held(reading));
+    rest = ledger_subtract(rest, usk_reading_ours(reading));
     if (reading->sources & UNSTICK_SOURCE_TORCH)
         rest = ledger_subtract(rest, reading->torch_reserved_bytes);
     if (reading->sources & UNSTICK_SOURCE_CONTEXT)

@@ -222,6 +222,15 @@ static void test_cache_empty_but_memory_high(void **state)
     assert_non_null(strstr(desk.plan.reason, "12.0 GiB are live in torch"));
     assert_non_null(strstr(desk.plan.reason, "5.0 GiB are held by others"));
     assert_true(plan_suggests(&desk.plan, UNSTICK_SUGGEST_COLLECT));
+    /* Only what could suffice is worth looking for. */
+    desk.demand.required_bytes = 19 * GIB;
+    assert_true(plan_suggests(desk_decide(&desk), UNSTICK_SUGGEST_COLLECT));
+    desk.demand.required_bytes++;
+    assert_false(plan_suggests(desk_decide(&desk), UNSTICK_SUGGEST_COLLECT));
+    desk.demand.required_bytes = 12 * GIB;
+    assert_true(plan_suggests(desk_decide(&desk), UNSTICK_SUGGEST_OTHERS));
+    desk.demand.required_bytes++;
+    assert_false(plan_suggests(desk_decide(&desk), UNSTICK_SUGGEST_OTHERS));
 }
 
 /* "`allow_low_memory: true` in system constraints bypasses safety checks"; "Enables forcing model loading when cleanup
@@ -355,6 +364,10 @@ static void test_restart_below_6(void **state)
     desk_init(&desk, 2 * GIB, 3 * GIB);
     desk.entry.n_leases = 1;
     assert_false(plan_suggests(desk_decide(&desk), UNSTICK_SUGGEST_RESTART));
+    /* And so is what is on its way back, though it will not suffice. */
+    desk_init(&desk, 2 * GIB, 0);
+    desk.snapshot.pending_bytes = GIB;
+    assert_false(plan_suggests(desk_decide(&desk), UNSTICK_SUGGEST_RESTART));
     /* What fits below 6 GB is no reason to restart. */
     desk_init(&desk, 2 * GIB, 0);
     desk.demand.required_bytes = GIB;
@@ -383,6 +396,25 @@ static void test_smaller_first(void **state)
     assert_null(plan_find(&desk.plan, UNSTICK_SUGGEST_SMALLER, UNSTICK_QUANTIZATION_8BIT));
     desk.demand.working_bytes = 2 * GIB + 1;
     assert_false(plan_suggests(desk_decide(&desk), UNSTICK_SUGGEST_SMALLER));
+}
+
+/* A guess grows with the model: where a demand is half as large again as the guess for its mode, so are the others. */
+static void test_guesses_grow(void **state)
+{
+    struct desk desk;
+
+    (void)state;
+    desk_init(&desk, 18 * GIB, 0);
+    desk.demand.quantization = UNSTICK_QUANTIZATION_NONE;
+    desk.demand.required_bytes = 30 * GIB;
+    assert_int_equal(desk_decide(&desk)->suggestions[0].bytes, 12 * GIB);
+    assert_int_equal(desk.plan.suggestions[1].bytes, 18 * GIB);
+    desk.reading.free_bytes--;
+    assert_null(plan_find(desk_decide(&desk), UNSTICK_SUGGEST_SMALLER, UNSTICK_QUANTIZATION_8BIT));
+    /* It does not shrink: conservative is what the seed calls it. */
+    desk.reading.free_bytes = 8 * GIB;
+    desk.demand.required_bytes = 10 * GIB;
+    assert_int_equal(desk_decide(&desk)->suggestions[0].bytes, 8 * GIB);
 }
 
 /* "Rechecks available memory after waiting and proceeds if sufficient memory becomes available"; "Updates memory
@@ -454,6 +486,7 @@ int main(void)
         cmocka_unit_test(test_offers_full_precision_from_20),
         cmocka_unit_test(test_restart_below_6),
         cmocka_unit_test(test_smaller_first),
+        cmocka_unit_test(test_guesses_grow),
         cmocka_unit_test(test_waits_for_what_comes_back),
         cmocka_unit_test(test_no_wait_for_nothing),
         cmocka_unit_test(test_verdicts_are_typed),

@@ -11,15 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "reclaim/test_host.h"
+#include "reclaim/test_run.h"
 
 #define MIB (INT64_C(1) << 20)
 #define GIB (INT64_C(1) << 30)
 #define BIT(_kind) UNSTICK_ACTION_BIT(UNSTICK_ACTION_##_kind)
-
-static struct test_host host;
-static struct unstick_reclaim *machine;
-static struct unstick_reclaim_options options;
 
 static int setup(void **unused)
 {
@@ -31,25 +27,6 @@ static int setup(void **unused)
         .what = "flux_8-bit",
     };
     return 0;
-}
-
-static int teardown(void **unused)
-{
-    (void)unused;
-    machine = unstick_reclaim_free(machine);
-    return 0;
-}
-
-static struct unstick_reclaim_result run(void)
-{
-    struct unstick_reclaim_result result = { .size = sizeof(result) };
-
-    unstick_reclaim_free(machine);
-    machine = NULL;
-    assert_int_equal(unstick_reclaim_new(&options, &machine, NULL), UNSTICK_OK);
-    assert_true(test_host_run(&host, machine));
-    assert_int_equal(unstick_reclaim_result(machine, &result), UNSTICK_OK);
-    return result;
 }
 
 static void assert_says(const struct unstick_reclaim_result *result, const char *what)

@@ -13,16 +13,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "reclaim/test_host.h"
+#include "reclaim/test_run.h"
 
 #define MIB (INT64_C(1) << 20)
 #define GIB (INT64_C(1) << 30)
 /* Six gaps of 300 ms: with actions that take no time, the last round ends here. */
 #define ROUNDS_END_MS 1800
-
-static struct test_host host;
-static struct unstick_reclaim *machine;
-static struct unstick_reclaim_options options;
 
 static int setup(void **unused)
 {
@@ -35,25 +31,6 @@ static int setup(void **unused)
         .what = "black-forest-labs/FLUX.1-dev_4-bit",
     };
     return 0;
-}
-
-static int teardown(void **unused)
-{
-    (void)unused;
-    machine = unstick_reclaim_free(machine);
-    return 0;
-}
-
-static struct unstick_reclaim_result run(void)
-{
-    struct unstick_reclaim_result result = { .size = sizeof(result) };
-
-    unstick_reclaim_free(machine);
-    machine = NULL;
-    assert_int_equal(unstick_reclaim_new(&options, &machine, NULL), UNSTICK_OK);
-    assert_true(test_host_run(&host, machine));
-    assert_int_equal(unstick_reclaim_result(machine, &result), UNSTICK_OK);
-    return result;
 }
 
 /* "7-Round Cleanup Strategy": in this order, with these names; each round's actions are the ones it is described by. */
@@ -179,6 +156,24 @@ static void test_300ms_between_rounds(void **unused)
     assert_int_equal(result.n_steps, 2);
     assert_int_equal(result.steps[1].freed_bytes, 8 * GIB);
     assert_int_equal(host.slept_ms, 600);
+}
+
+/* Rounds of which nothing can be done are not waited for: here a lease begins while round 2 collects. */
+static void test_no_gap_for_nothing(void **unused)
+{
+    struct unstick_reclaim_result result;
+
+    (void)unused;
+    host.referenced_bytes = 8 * (uint64_t)GIB;
+    host.action_ms = 10;
+    options.patience_ms = UNSTICK_RECLAIM_NO_WAIT;
+    test_host_at(&host, 345, TEST_LEASES, 1);
+    result = run();
+    assert_int_equal(result.stop, UNSTICK_STOP_LEASED);
+    assert_int_equal(result.steps[1].performed, UNSTICK_ACTION_BIT(UNSTICK_ACTION_COLLECT));
+    for (size_t i = 2; i < 7; i++)
+        assert_int_equal(result.steps[i].performed, 0);
+    assert_int_equal(host.slept_ms, 300);
 }
 
 /* "Component Cleanup: 2-5 seconds for aggressive cleanup rounds" with steps of 50 ms. */
@@ -464,6 +459,7 @@ int main(void)
         TEST(met_after_round_k),
         TEST(met_during_round_k),
         TEST(300ms_between_rounds),
+        TEST(no_gap_for_nothing),
         TEST(rounds_take_2_to_5_seconds),
         TEST(cache_level_waits_5_seconds),
         TEST(5_seconds_from_the_last_round),

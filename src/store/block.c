@@ -344,7 +344,7 @@ int usk_block_want(struct usk_block *block, bool may_squeeze, struct unstick_err
     if (r < 0) {
         if (may_squeeze)
             usk_store_squeeze(store);
-        if (!usk_budget_will_fit(store->budget, block->bytes))
+        if (!usk_budget_will_fit(store->budget, block->kind, block->bytes))
             return r;
         /* It will fit in a moment: whoever polls begins it then. */
         block_set_state(block, USK_BLOCK_EMPTY);

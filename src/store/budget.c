@@ -110,11 +110,14 @@ void usk_budget_move(struct usk_budget *budget, enum usk_budget_kind from, enum 
     atomic_fetch_add(usk_budget_counter(budget, to), bytes);
 }
 
-bool usk_budget_will_fit(struct usk_budget *budget, uint64_t bytes)
+bool usk_budget_will_fit(struct usk_budget *budget, enum usk_budget_kind kind, uint64_t bytes)
 {
-    uint64_t reserved = atomic_load(&budget->reserved_bytes), leaving = atomic_load(&budget->leaving_bytes);
+    /* In this order: what leaves in between counts twice, and the caller asks again; the other way round it would count
+     * as staying, and be refused for good. */
+    uint64_t leaving = atomic_load(&budget->leaving_bytes) +
+                       (kind == USK_BUDGET_RING ? 0 : atomic_load(&budget->ring_bytes));
+    uint64_t reserved = atomic_load(&budget->reserved_bytes);
 
-    /* Two loads: what left in between may count twice, and the caller asks again. */
     return bytes <= budget->limit_bytes - (reserved - usk_min(reserved, leaving));
 }
 

@@ -27,8 +27,9 @@ void usk_budget_return(struct usk_budget *budget, enum usk_budget_kind kind, uin
 /* Counts reserved bytes as another kind. */
 void usk_budget_move(struct usk_budget *budget, enum usk_budget_kind from, enum usk_budget_kind to, uint64_t bytes);
 
-/* True if `bytes` would fit once what is leaving has left. */
-bool usk_budget_will_fit(struct usk_budget *budget, uint64_t bytes);
+/* True if `bytes` of a kind would fit once what is leaving has left. Buffers of the ring leave as soon as they have been
+ * used, for whatever else needs their room: who has one never waits for other host memory. */
+bool usk_budget_will_fit(struct usk_budget *budget, enum usk_budget_kind kind, uint64_t bytes);
 
 /* Whether the machine has that much memory now. Reads files: for pool threads. */
 int usk_budget_check_machine(uint64_t bytes, struct unstick_error *error);

@@ -86,10 +86,13 @@ static void test_counts_by_kind(void **state)
     assert_int_equal(budget.pinned_bytes, 0);
     assert_int_equal(budget.pageable_bytes, 70);
     assert_int_equal(budget.reserved_bytes, 100);
-    assert_false(usk_budget_will_fit(&budget, 1));
+    assert_false(usk_budget_will_fit(&budget, USK_BUDGET_RING, 1));
     budget.leaving_bytes = 5;
-    assert_true(usk_budget_will_fit(&budget, 5));
-    assert_false(usk_budget_will_fit(&budget, 6));
+    assert_true(usk_budget_will_fit(&budget, USK_BUDGET_RING, 5));
+    assert_false(usk_budget_will_fit(&budget, USK_BUDGET_RING, 6));
+    /* The ring makes room for all but itself. */
+    assert_true(usk_budget_will_fit(&budget, USK_BUDGET_PINNED, 35));
+    assert_false(usk_budget_will_fit(&budget, USK_BUDGET_PINNED, 36));
     usk_budget_return(&budget, USK_BUDGET_PAGEABLE, 70);
     usk_budget_return(&budget, USK_BUDGET_RING, 30);
     assert_int_equal(budget.reserved_bytes + budget.pageable_bytes + budget.ring_bytes + budget.file_bytes, 0);

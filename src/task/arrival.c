@@ -73,6 +73,16 @@ static void arrival_free(struct usk_arrival *arrival, struct usk_step *step)
     step->has_progressed = true;
 }
 
+/* True while an eviction that this task names may still free memory. */
+static bool arrival_may_wait(const struct unstick_task *task)
+{
+    for (size_t i = 0; i < task->n_sources; i++) {
+        if (!usk_task_is_over(task->sources[i]))
+            return true;
+    }
+    return false;
+}
+
 /* --- bytes in host memory --- */
 
 static void arrival_run_job(struct usk_job *job)
@@ -98,6 +108,13 @@ static void arrival_start_job(struct usk_arrival *arrival, struct usk_step *step
     arrival_to(arrival, USK_ARRIVAL_JOB, step);
 }
 
+/* Memory first: who waits for an eviction with a buffer in hand keeps that buffer from the eviction. */
+static void arrival_through_ring(struct usk_arrival *arrival, struct usk_step *step)
+{
+    arrival->needs_ring = true;
+    arrival_to(arrival, USK_ARRIVAL_MEMORY, step);
+}
+
 /* Where the bytes of a known blob come from. */
 static void arrival_route(struct usk_arrival *arrival, struct usk_step *step)
 {
@@ -110,7 +127,7 @@ static void arrival_route(struct usk_arrival *arrival, struct usk_step *step)
     else if (blob->tier == UNSTICK_TIER_FILE && usk_backing_is_direct(arrival_backing(arrival)))
         arrival_to(arrival, USK_ARRIVAL_PIN, step);
     else
-        arrival_to(arrival, USK_ARRIVAL_RING, step);
+        arrival_through_ring(arrival, step);
 }
 
 static void arrival_step_arena(struct usk_arrival *arrival, struct usk_step *step)
@@ -125,7 +142,7 @@ static void arrival_step_arena(struct usk_arrival *arrival, struct usk_step *ste
     } else {
         r = usk_arena_poll(arena, arrival->index, &task->result.error);
     }
-    if (r == UNSTICK_PENDING) {
+    if (r == UNSTICK_PENDING || (r == UNSTICK_HOST_BUDGET && usk_queue_frees_host_memory(task))) {
         step->is_waiting = true;
         return;
     }
@@ -159,7 +176,7 @@ static void arrival_step_pin(struct usk_arrival *arrival, struct usk_step *step)
     struct unstick_error error = { 0 };
     int r;
 
-    if (arrival_may_read(arrival) && usk_ring_try(arrival->task->region->dev->store, &arrival->ring)) {
+    if (arrival_may_read(arrival) && !arrival_may_wait(arrival->task) && usk_ring_try(arrival->task->region->dev->store, &arrival->ring)) {
         arrival_start_job(arrival, step);
         return;
     }
@@ -175,7 +192,7 @@ static void arrival_step_pin(struct usk_arrival *arrival, struct usk_step *step)
         arrival->is_direct = true;
         arrival_to(arrival, USK_ARRIVAL_MEMORY, step);
     } else if (r == UNSTICK_UNSUPPORTED) {
-        arrival_to(arrival, USK_ARRIVAL_RING, step);
+        arrival_through_ring(arrival, step);
     } else {
         arrival->task->result.error = error;
         arrival_fail(arrival, r);
@@ -206,20 +223,10 @@ static void arrival_step_job(struct usk_arrival *arrival, struct usk_step *step)
         arrival_fail(arrival, arrival->job_status);
         return;
     }
-    arrival_to(arrival, USK_ARRIVAL_MEMORY, step);
+    arrival_to(arrival, arrival_granule(arrival)->physical ? USK_ARRIVAL_SUBMIT : USK_ARRIVAL_MEMORY, step);
 }
 
 /* --- memory on the device --- */
-
-/* True while an eviction that this task names may still free memory. */
-static bool arrival_may_wait(const struct unstick_task *task)
-{
-    for (size_t i = 0; i < task->n_sources; i++) {
-        if (!usk_task_is_over(task->sources[i]))
-            return true;
-    }
-    return false;
-}
 
 static void arrival_step_memory(struct usk_arrival *arrival, struct usk_step *step)
 {
@@ -251,7 +258,7 @@ static void arrival_step_memory(struct usk_arrival *arrival, struct usk_step *st
         return;
     }
     arrival->physical = NULL;
-    arrival_to(arrival, USK_ARRIVAL_SUBMIT, step);
+    arrival_to(arrival, arrival->needs_ring ? USK_ARRIVAL_RING : USK_ARRIVAL_SUBMIT, step);
 }
 
 /* --- the copy --- */

@@ -74,7 +74,7 @@ static void departure_step_arena(struct usk_departure *departure, struct usk_ste
         } else {
             r = usk_arena_poll(arena, departure->index, &task->result.error);
         }
-        if (r == UNSTICK_PENDING) {
+        if (r == UNSTICK_PENDING || (r == UNSTICK_HOST_BUDGET && usk_queue_frees_host_memory(task))) {
             step->is_waiting = true;
             return;
         }

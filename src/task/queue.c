@@ -79,6 +79,19 @@ bool usk_queue_keeps_spares(struct unstick_device *dev, const struct unstick_tas
     return keeps;
 }
 
+bool usk_queue_frees_host_memory(const struct unstick_task *task)
+{
+    bool frees = false;
+
+    usk_context_lock(task->ctx);
+    for (const struct unstick_task *other = task->ctx->tasks; other && !frees; other = other->next)
+        frees = other != task &&
+                (other->kind == USK_TASK_DISCARD || other->kind == USK_TASK_REVOKE || other->kind == USK_TASK_RELEASE) &&
+                (other->region->holder == other || !other->region->n_leases);
+    usk_context_unlock(task->ctx);
+    return frees;
+}
+
 bool usk_queue_drain(struct unstick_device *dev, struct usk_step *step)
 {
     for (unsigned int i = 0; i < USK_TASK_MOVES_PER_STEP && dev->spares && usk_step_may_call(step, dev); i++)

@@ -101,7 +101,7 @@ struct usk_arrival {
     uint32_t index;
     struct usk_blob *blob;         /* where the contents are; NULL: zeros */
     bool has_new_blob;             /* made by this task, not yet the granule's */
-    bool has_arena_hold, has_backing_hold, is_direct, has_slot, is_second_try;
+    bool has_arena_hold, has_backing_hold, is_direct, needs_ring, has_slot, is_second_try;
     struct usk_flight flight;
     void *ring;                    /* staging buffer, or NULL */
     struct usk_physical *physical; /* acquired, not yet under the granule */
@@ -225,6 +225,8 @@ void usk_departure_step(struct usk_departure *departure, struct usk_step *step);
 void usk_queue_append(struct unstick_task *task);
 /* True while a task on the device, other than `except`, may take spares over. */
 bool usk_queue_keeps_spares(struct unstick_device *dev, const struct unstick_task *except);
+/* True while another task is about to give backups up: who is short of host memory waits for it. */
+bool usk_queue_frees_host_memory(const struct unstick_task *task);
 /* Gives some spares back to the driver; true if more are left. */
 bool usk_queue_drain(struct unstick_device *dev, struct usk_step *step);
 void usk_task_unref(struct unstick_task *task);

@@ -42,7 +42,12 @@ class Allocconf(cli_test.Case):
         self.assertIn("known from torch 2.6 on", out["errors"][1])
         self.bad("allocconf", "check", "\x01\n\t", says="is no key")
         self.bad("allocconf", "check", os.fsdecode(b"foo\xff:1"))
+        self.bad("allocconf", "explain", "a\nb\x1b[1m", says="a?b?[1m")
         self.bad("allocconf", "check", "x" * 5000, says="longer than 1023")
+
+    def test_check_what_is_not_utf8(self):
+        warnings = self.check(os.fsdecode(b"max_split_size_mb:128\xff"))["warnings"]
+        self.assertEqual(warnings[0], "'128?' reads as 128: torch ignores what follows")
 
     def test_check_what_is_set(self):
         self.bad("allocconf", "check", code=2, says="no variable that is set")

@@ -63,6 +63,12 @@ class Doctor(cli_test.Case):
         self.assertLess(len(text), 512)
 
 
+    def test_settings_that_are_not_utf8(self):
+        level, text, advice = self.check("torch settings", PYTORCH_CUDA_ALLOC_CONF=os.fsdecode(b"foo\xff:1"))
+        self.assertEqual((level, text), ("warn", "PYTORCH_CUDA_ALLOC_CONF=foo?:1"))
+        self.assertIn("is no key", advice)
+
+
 class OnAFakeGpu(Doctor):
     def setUp(self):
         super().setUp()

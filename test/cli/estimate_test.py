@@ -222,6 +222,9 @@ class Kinds(Case):
         self.assertEqual([line.split()[0] for line in lines[1:3]], ["model", "total"])
         self.assertIn("between", lines[3])
         self.assertEqual(self.good("estimate", path, "--quant", "nf4").splitlines()[0].split()[3], "4-bit")
+        # An interval that is one figure as printed is not worth a line.
+        self.good("synth", self.path("exact"), "--scale", 256, "--sparse")
+        self.assertNotIn("8-bit: between", self.good("estimate", self.path("exact")))
 
 
 class Bad(Case):
@@ -247,6 +250,8 @@ class Bad(Case):
         self.bad("estimate", self.path("text"), says="model.safetensors")
         cli_test.write(self.path("half", "model_index.json"), b'{"transformer": ["diffusers", "Flux')
         self.bad("estimate", self.path("half"), says="model_index.json")
+        error = self.bad("estimate", self.path("no\nsuch"), says="no?such")
+        self.assertIn("no?such", error["text"])
         path = self.folder("config", Kinds.LINEAR)
         cli_test.write(os.path.join(path, "config.json"), b"{\"architectures\": [")
         self.bad("estimate", path, says="config.json")

@@ -45,6 +45,17 @@ class Plan(cli_test.Case):
                         "--used-by-others", "6GiB", "--working", "1TiB")
         self.assertEqual((out["verdict"], out["victims"], out["reclaim_bytes"]), ("hit", [], 0))
 
+    def test_spellings_of_a_key(self):
+        """One model is one key, however its quantization is spelled; so are its learned peaks."""
+        for request, cached in (("m_nf4", "m_4-bit"), ("m_4-bit", "m_bnb-4bit"), ("m_bf16", "m_none")):
+            out = self.plan("--request", request, "--bytes", "9GiB", "--cached", f"{cached}=10GiB")
+            self.assertEqual(out["verdict"], "hit")
+        self.bad("plan", "--device", "host:1GiB", "--request", "m_4-bit", "--bytes", 1, "--cached", "m_nf4=1",
+                 "--cached", "m_4-bit=2", code=2, says="twice")
+        self.good("estimate", "--id", "m", "--quant", "nf4", "--record", "3GiB")
+        out = self.plan("--request", "m_nf4")
+        self.assertEqual((out["key"], out["basis"], out["required_bytes"]), ("m_4-bit", "learned", 3 * GIB))
+
     def test_evict(self):
         """The idlest first, and of the last one only what is needed."""
         out = self.plan("--request", "flux_none", "--bytes", "10GiB", "--cached", "a_none=4GiB:idle=1", "--cached",
@@ -147,6 +158,13 @@ class Plan(cli_test.Case):
                         "--cached", os.fsdecode(b"n\xff_4-bit=1MiB"), "--json")
         self.assertEqual(json.loads(out)["key"], "m?_4-bit")
 
+    def test_text_that_is_cut_within_a_character(self):
+        """One '?' stands for what was cut; the rest is as it was given."""
+        out = json.loads(self.good("plan", "--device", "host:1GiB", "--request", "x" + "\u00e9" * 100 + "_4-bit",
+                                   "--bytes", "1MiB", "--json"))
+        self.assertEqual(out["key"], "x" + "\u00e9" * 100 + "_4-bit")
+        self.assertTrue(out["reason"].startswith("x" + "\u00e9" * 79 + "? needs"), out["reason"])
+
     def test_many_cached(self):
         arguments = [x for i in range(256) for x in ("--cached", f"m{i}_none=32MiB")]
         out = self.plan("--request", "flux_4-bit", "--bytes", "15GiB", *arguments)
@@ -161,11 +179,14 @@ class Plan(cli_test.Case):
         self.bad("plan", "--device", "host:1GiB", "--request", "flux", "--bytes", "1", code=2, says="flux")
         for size in ("-1", "x", "", "0", "999999TiB"):
             self.bad(*good, "--bytes", size, code=2, says="--bytes")
-        for item in ("a", "=1", "b_none=", "b_none=x", "b_none=-1", "b_none=1:hot", "b_none=1:idle=",
+        for item in ("a", "a=1", "a_5-bit=1", "a\nb_none=1", "=1", "b_none=", "b_none=x", "b_none=-1", "b_none=1:hot",
+                     "b_none=1:idle=",
                      "b_none=1:idle=-1", "b_none=1:idle=x", "b_none=1:idle=nan", "b_none=1:leased:", "b_none=999TiB"):
-            self.bad(*good, "--bytes", 1, "--cached", item, code=2, says=["--cached", item])
-        self.bad(*good, "--bytes", 1, "--cached", "b=1", "--cached", "b=2", code=2, says="twice")
-        self.bad(*good, "--bytes", 1, "--cached", "b=1GiB", "--used-by-others", 1, code=2, says="1.0 GiB")
+            self.bad(*good, "--bytes", 1, "--cached", item, code=2, says=["--cached", item.replace("\n", "?")])
+        self.bad(*good, "--bytes", 1, "--cached", "b_none=1", "--cached", "b_none=2", code=2, says="twice")
+        self.bad(*good, "--bytes", 1, "--cached", "b_none=1GiB", "--used-by-others", 1, code=2, says="1.0 GiB")
+        self.bad(*good, "--bytes", 1, "--torch-reserved", "9MiB", "--torch-active", "8MiB", "--torch-inactive-split",
+                 "2MiB", code=2, says=["9.0 MiB", "10.0 MiB"])
         self.bad(*good, "--bytes", 1, "--path", self.root, code=2, says="give one")
         self.bad(*good, "--bytes", 1, "--working", "x", code=2, says="--working")
         self.bad(*good, "--bytes", 1, "--working", "auto", code=2, says="--path")
@@ -237,7 +258,7 @@ class Workflow(cli_test.Case):
         self.bad("plan", "--workflow", self.workload({("x", "none"): self.path("gone")}, ["x_none"], "w2.json"),
                  "--device", "host:1GiB", says="gone")
         self.bad("plan", "--workflow", workload, "--request", "a_none", code=2, says="--request")
-        for extra in (["--bytes", 1], ["--path", "x"], ["--cached", "a=1"], ["--allow-low-memory"]):
+        for extra in (["--bytes", 1], ["--path", "x"], ["--cached", "a_none=1"], ["--allow-low-memory"]):
             self.bad("plan", "--workflow", workload, "--device", "host:1GiB", *extra, code=2, says="--workflow")
 
     def test_nothing_asked(self):

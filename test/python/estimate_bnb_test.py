@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`unstick estimate` against the libraries themselves: what bitsandbytes really allocates on the CPU, what diffusers
-and transformers really write, which modules they really make.
-
-UNSTICK_EXE=PATH-TO-UNSTICK pytest test/python/estimate_bnb_test.py
+and transformers really write, which modules they really make. UNSTICK_EXE names another command than the installed one.
 """
 
 import json
 import os
 import struct
 import subprocess
+import sysconfig
 
 import pytest
 
@@ -17,9 +16,9 @@ bnb = pytest.importorskip("bitsandbytes")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-UNSTICK = os.environ.get("UNSTICK_EXE")
-if not UNSTICK:
-    pytest.skip("UNSTICK_EXE names no unstick", allow_module_level=True)
+pytestmark = pytest.mark.torch
+
+UNSTICK = os.environ.get("UNSTICK_EXE") or os.path.join(sysconfig.get_path("scripts"), "unstick")
 
 QUANTS = ("8-bit", "4-bit", "4-bit-dq")
 CODES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}
