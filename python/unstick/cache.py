@@ -184,7 +184,9 @@ class Cache:
 
     def drop(self, model_id: str, quantization: str = 'none') -> None:
         """Forgets a model: its memory and its backup go, and using it is an error. BusyError while it is in use."""
-        key = _unstick.key(model_id, quantization)[0]
+        self._drop(_unstick.key(model_id, quantization)[0])
+
+    def _drop(self, key: str) -> None:
         while not self._try_to_drop(key):
             time.sleep(0.002)  # its backup is being written, which ends by itself
             self.native.step()
@@ -251,7 +253,19 @@ class Cache:
             ]
         return '\n'.join(lines)
 
+    def clear(self) -> None:
+        """Drops every model that is not in use."""
+        for entry in self.native.entries():
+            with suppress(BusyError, NotFoundError):
+                self._drop(entry['key'])
+
     # --- for Use ---
+
+    @property
+    def most_bytes(self) -> int:
+        """What models could have together at best."""
+        info = self.device.info()
+        return min(info['limit_bytes'] or info['total_bytes'], info['total_bytes'])
 
     def held(self, key: str) -> Held:
         with self._lock:

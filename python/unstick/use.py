@@ -94,6 +94,7 @@ class Use:
         self._held: Held | None = None
         self._lease: CacheLease | None = None
         self._uses: list[Any] = []
+        self._is_entered = False
 
     def __repr__(self) -> str:
         state = 'in use' if self._lease is not None else self.result.get('outcome', 'not begun')
@@ -186,6 +187,10 @@ class Use:
             if not loading.ran_out_of_memory:
                 error = loading.error()
             error.__cause__ = loading.failure
+        elif error.required_bytes > self.cache.most_bytes and self._demand.components is None:
+            suggestions = (
+                'lease some of it only, such as components=("transformer",): the others come back when they are called',
+            )
         try:
             raise explained(error, self.key, self.result, suggestions)
         finally:
@@ -199,6 +204,7 @@ class Use:
         held, self._held = self._held, None
         if lease is None or held is None:
             return
+        self._is_entered = False
         held.end(self._uses)
         self._uses = []
         self.cache.take_new(self.key, held)
@@ -217,10 +223,19 @@ class Use:
         finally:
             steps.close()
 
+    def _enter(self) -> Any:
+        self._is_entered = True
+        return self.object
+
+    def _check_entry(self) -> None:
+        if self._is_entered:
+            raise busy(f'{self.key} is in use by this very context: ask the cache for another one', 'use')
+
     def __enter__(self) -> Any:
+        self._check_entry()
         if self._lease is None:
             self._run()
-        return self.object
+        return self._enter()
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
@@ -245,9 +260,10 @@ class Use:
             steps.close()
 
     async def __aenter__(self) -> Any:
+        self._check_entry()
         if self._lease is None:
             await self._arun()
-        return self.object
+        return self._enter()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None

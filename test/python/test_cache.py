@@ -127,6 +127,26 @@ def test_the_memory_of_a_dropped_model_goes(cache: unstick.Cache, load: Loader) 
     assert use(cache, 'a') == 'hit'
 
 
+def test_clear(cache: unstick.Cache, load: Loader) -> None:
+    with cache.use('a', '8-bit', load=load, required_bytes=MODEL):
+        cache.clear()
+        assert [entry['key'] for entry in cache.entries()] == ['a_8-bit']
+    cache.clear()
+    assert cache.entries() == [] and cache.device.info()['resident_bytes'] == 0
+
+
+def test_a_context_is_entered_once(cache: unstick.Cache, load: Loader) -> None:
+    using = cache.use('a', '8-bit', load=load, required_bytes=MODEL)
+    with pytest.raises(unstick.BusyError):
+        assert using.object
+    with using as model:
+        with pytest.raises(unstick.BusyError), using:
+            pass
+        assert using.object is model
+    with using as again:
+        assert again is model and using.result['outcome'] == 'hit'
+
+
 def test_evict_pin_idle(cache: unstick.Cache, load: Loader) -> None:
     use(cache, 'a', load)
     cache.evict('a', '8-bit')
@@ -212,6 +232,7 @@ def test_too_large_is_said_before_anything_is_loaded(cache: unstick.Cache, load:
         pass
     error = raised.value
     assert (load.calls, error.key, error.required_bytes) == ([], 'a_8-bit', 100 * MIB)
+    assert any('components=' in one for one in error.suggestions)
     assert error.available_bytes < 64 * MIB and error.held_by_us_bytes == 0
     assert [step['freed_bytes'] for step in error.steps] and 'held:' in str(error) and 'tried:' in str(error)
 
