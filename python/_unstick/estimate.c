@@ -5,7 +5,7 @@
  */
 #include "module.h"
 
-#include "../../cli/state.h"
+#include "state.h" /* the command's */
 
 static PyObject *estimate_figure(const struct unstick_figure *figure)
 {
