@@ -187,12 +187,16 @@ class Cache:
         self._drop(_unstick.key(model_id, quantization)[0])
 
     def _drop(self, key: str) -> None:
-        while not self._try_to_drop(key):
+        while True:
+            with self._lock:
+                known = self._held.get(key)
+            if self._try_to_drop(key):
+                break
             time.sleep(0.002)  # its backup is being written, which ends by itself
             self.native.step()
-        held = self.take_held(key)
-        if held is not None:
-            held.release()
+        if known is not None:
+            self.forget(key, known[1])
+            known[1].release()
 
     def _try_to_drop(self, key: str) -> bool:
         try:
@@ -279,6 +283,12 @@ class Cache:
         with self._lock:
             found = self._held.pop(key, None)
         return found[1] if found is not None else None
+
+    def forget(self, key: str, held: Held) -> None:
+        """Lets go of a model, unless another one has come under its key."""
+        with self._lock:
+            if key in self._held and self._held[key][1] is held:
+                del self._held[key]
 
     def take_new(self, key: str, held: Held) -> None:
         """What came to a model during its use belongs to its entry."""

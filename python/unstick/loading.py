@@ -211,11 +211,12 @@ class Loading:
 
     def undo(self) -> None:
         """The load, or the request after it, failed: nothing of it stays."""
+        if self.held is None:
+            return
         if self._cache is not None:
-            self._cache.take_held(self.key)
-        if self.held is not None:
-            self.held.release()
-        self.held = self._cache = None
+            self._cache.forget(self.key, self.held)
+        self.held.release()
+        self.held = None
 
     @property
     def ran_out_of_memory(self) -> bool:
