@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 import weakref
@@ -316,12 +317,13 @@ class Cache:
 
     def wake(self) -> None:
         """Has the keeper look: it backs up behind a use, and has leave what was idle for too long."""
-        if self._keeper is None:
+        if self._keeper is None and not _is_ending:
             with self._lock:
                 if self._keeper is None:
                     self._keeper = threading.Thread(
                         target=_keep, args=(weakref.ref(self), self._wake), name='unstick-cache', daemon=True
                     )
+                    _keepers[self._keeper] = self._wake
                     self._keeper.start()
         self._wake.set()
 
@@ -342,8 +344,12 @@ class Cache:
         return fields
 
 
+_keepers: weakref.WeakKeyDictionary[threading.Thread, threading.Event] = weakref.WeakKeyDictionary()
+_is_ending = False
+
+
 def _keep(ref: weakref.ref[Cache], wake: threading.Event) -> None:
-    while (cache := ref()) is not None:
+    while not _is_ending and (cache := ref()) is not None:
         try:
             timeout_ms = cache.native.step()
         except _unstick.ForkedError:
@@ -351,6 +357,19 @@ def _keep(ref: weakref.ref[Cache], wake: threading.Event) -> None:
         del cache
         wake.wait(None if timeout_ms < 0 else timeout_ms / 1000)
         wake.clear()
+
+
+def _end_keepers() -> None:
+    """At exit, before the interpreter goes: it would end these threads by force, in the middle of whatever they do."""
+    global _is_ending
+    _is_ending = True
+    for keeper, wake in list(_keepers.items()):
+        while keeper.is_alive() and keeper is not threading.current_thread():
+            wake.set()  # again and again: it may be about to clear it
+            keeper.join(0.01)
+
+
+atexit.register(_end_keepers)
 
 
 def _fingerprint(settings: dict[str, Any]) -> str:
