@@ -18,6 +18,7 @@
 #include "base/size.h"
 #include "bench.h"
 #include "cli.h"
+#include "stall.h"
 
 #define BENCH_HOST_BYTES (UINT64_C(64) << 20)
 #define BENCH_GPU_BYTES (UINT64_C(4) << 30)
@@ -261,19 +262,20 @@ static int bench_run(struct bench *bench, struct unstick_error *error)
     return r == UNSTICK_OK ? bench_beside(bench, error) : r;
 }
 
-static void bench_finish(const struct bench *bench, const struct unstick_device_info *info)
+static void bench_finish(const struct bench *bench, const struct unstick_device_info *info, uint64_t stall_ns)
 {
     double longest_ms = (double)bench->longest_step_ns / (double)USK_NS_PER_MS;
+    double stall_ms = (double)stall_ns / (double)USK_NS_PER_MS;
 
     if (!bench->results) {
-        printf("\nlongest step: %.3f ms\n", longest_ms);
+        printf("\nlongest step: %.3f ms; a thread that only slept was late by up to %.3f ms\n", longest_ms, stall_ms);
         return;
     }
-    cli_json_print(json_pack("{s:{s:s, s:s, s:I, s:I}, s:I, s:I, s:f, s:o}", "device", "name", info->name,
+    cli_json_print(json_pack("{s:{s:s, s:s, s:I, s:I}, s:I, s:I, s:f, s:f, s:o}", "device", "name", info->name,
                              "kind", info->kind, "total_bytes", (json_int_t)info->total_bytes,
                              "granule_bytes", (json_int_t)info->granule_bytes, "bytes",
                              (json_int_t)bench->bytes, "runs", (json_int_t)bench->n_runs, "longest_step_ms",
-                             longest_ms, "results", bench->results));
+                             longest_ms, "longest_stall_ms", stall_ms, "results", bench->results));
 }
 
 static bool bench_check_names(const char *only)
@@ -325,14 +327,18 @@ int cmd_bench(int argc, char **argv)
         .options = table,
         .n_options = sizeof(table) / sizeof(table[0]),
     };
+    struct stall_watch stall;
     struct unstick_error error;
     int operand, exit_code, r;
+    uint64_t stall_ns;
 
     if (!cli_parse(&usage, argc, argv, &operand, &exit_code))
         return exit_code;
     if (bench.only && !bench_check_names(bench.only))
         return CLI_EXIT_USAGE;
     bench.folder = folder && *folder ? folder : "/tmp";
+    if (stall_watch_start(&stall, &error) < 0)
+        return cli_fail(&error);
     r = bench_open(&bench, 0, granule_bytes, &info, &error);
     if (r == UNSTICK_OK) {
         char size[USK_SIZE_TEXT_MAX];
@@ -350,7 +356,8 @@ int cmd_bench(int argc, char **argv)
     if (r < 0)
         cli_fail(&error);
     bench_close(&bench);
+    stall_ns = stall_watch_stop(&stall);
     if (bench.bytes)
-        bench_finish(&bench, &info);
+        bench_finish(&bench, &info, stall_ns);
     return r < 0 ? CLI_EXIT_FAILED : CLI_EXIT_OK;
 }
