@@ -157,14 +157,11 @@ static void region_unlink(struct unstick_region *region)
     region->next = NULL;
 }
 
+/* [lock] */
 static void region_bury(struct unstick_region *region)
 {
-    struct unstick_device *dev = region->dev;
-
-    usk_context_lock(dev->ctx);
-    region->next = dev->dead;
-    dev->dead = region;
-    usk_context_unlock(dev->ctx);
+    region->next = region->dev->dead;
+    region->dev->dead = region;
 }
 
 bool usk_region_reap(struct unstick_device *dev, uint64_t deadline_ns)
@@ -180,7 +177,9 @@ bool usk_region_reap(struct unstick_device *dev, uint64_t deadline_ns)
         if (!region)
             return true;
         if (!region_end(region, deadline_ns)) {
+            usk_context_lock(dev->ctx);
             region_bury(region);
+            usk_context_unlock(dev->ctx);
             return false;
         }
     }
@@ -196,8 +195,7 @@ static bool region_drop(struct unstick_region *region)
     is_last = --region->n_refs == 0;
     if (is_last) {
         region_unlink(region);
-        region->next = dev->dead;
-        dev->dead = region;
+        region_bury(region);
     }
     usk_context_unlock(dev->ctx);
     return is_last;

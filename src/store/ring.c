@@ -42,36 +42,38 @@ static int ring_make(struct usk_store *store, bool has_others, struct unstick_er
     return UNSTICK_PENDING;
 }
 
-int usk_ring_get(struct usk_store *store, void **ret_buffer, struct unstick_error *error)
+/* Takes a buffer that is free and ready. ret_has_others: some are ready, but taken. */
+static bool ring_take(struct usk_store *store, void **ret_buffer, bool *ret_has_others)
 {
-    bool has_others = false;
-
+    *ret_has_others = false;
     for (unsigned int i = 0; i < USK_RING_MAX; i++) {
         if (usk_block_state(&store->ring[i]) != USK_BLOCK_READY)
             continue;
         if (!store->ring_is_taken[i]) {
             store->ring_is_taken[i] = true;
             *ret_buffer = store->ring[i].address;
-            return UNSTICK_OK;
+            return true;
         }
-        has_others = true;
+        *ret_has_others = true;
     }
-    return ring_make(store, has_others, error);
+    return false;
+}
+
+int usk_ring_get(struct usk_store *store, void **ret_buffer, struct unstick_error *error)
+{
+    bool has_others;
+
+    return ring_take(store, ret_buffer, &has_others) ? UNSTICK_OK : ring_make(store, has_others, error);
 }
 
 bool usk_ring_try(struct usk_store *store, void **ret_buffer)
 {
-    bool has_failed = false;
+    bool has_failed = false, has_others;
 
+    if (ring_take(store, ret_buffer, &has_others))
+        return true;
     for (unsigned int i = 0; i < USK_RING_MAX; i++) {
-        enum usk_block_state state = usk_block_state(&store->ring[i]);
-
-        if (state == USK_BLOCK_READY && !store->ring_is_taken[i]) {
-            store->ring_is_taken[i] = true;
-            *ret_buffer = store->ring[i].address;
-            return true;
-        }
-        if (state == USK_BLOCK_FAILED) {
+        if (usk_block_state(&store->ring[i]) == USK_BLOCK_FAILED) {
             /* Nobody depends on it: it is empty again for who does. */
             usk_block_drop(&store->ring[i]);
             has_failed = true;

@@ -176,7 +176,8 @@ static void arrival_step_pin(struct usk_arrival *arrival, struct usk_step *step)
     struct unstick_error error = { 0 };
     int r;
 
-    if (arrival_may_read(arrival) && !arrival_may_wait(arrival->task) && usk_ring_try(arrival->task->region->dev->store, &arrival->ring)) {
+    if (arrival_may_read(arrival) && !arrival_may_wait(arrival->task) &&
+        usk_ring_try(arrival->task->region->dev->store, &arrival->ring)) {
         arrival_start_job(arrival, step);
         return;
     }

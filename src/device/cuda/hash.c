@@ -68,8 +68,8 @@ static usk_cu_result hash_launch(const struct usk_cuda_hash *hash, const struct 
                                     USK_CUDA_HASH_BLOCK, 1, 1, 0, stream, parameters, NULL);
     if (result != USK_CU_SUCCESS)
         return result;
-    return driver->cuLaunchKernel(hash->publish, (n + USK_CUDA_HASH_BLOCK - 1) / USK_CUDA_HASH_BLOCK, 1, 1, USK_CUDA_HASH_BLOCK, 1, 1,
-                                  0, stream, publish, NULL);
+    return driver->cuLaunchKernel(hash->publish, (uint32_t)usk_div_up(n, USK_CUDA_HASH_BLOCK), 1, 1,
+                                  USK_CUDA_HASH_BLOCK, 1, 1, 0, stream, publish, NULL);
 }
 
 int usk_cuda_hash_submit(struct usk_cuda_hash *hash, struct usk_cuda_core *core, usk_cu_stream stream,
@@ -100,7 +100,6 @@ int usk_cuda_hash_submit(struct usk_cuda_hash *hash, struct usk_cuda_core *core,
                              address);
     return UNSTICK_OK;
 }
-
 
 static usk_cu_result hash_try(struct usk_cuda_hash *hash, const struct usk_cuda_driver *driver, usk_cu_stream stream,
                               const void *data, const char **ret_operation)

@@ -55,7 +55,7 @@ bool usk_cuda_pins_begin_burst(int event_fd)
     return is_free;
 }
 
-static void gate_open(void)
+void usk_cuda_pins_end_burst(void)
 {
     pthread_mutex_lock(&gate.lock);
     gate.is_taken = false;
@@ -65,11 +65,6 @@ static void gate_open(void)
     }
     pthread_cond_broadcast(&gate.is_open);
     pthread_mutex_unlock(&gate.lock);
-}
-
-void usk_cuda_pins_end_burst(void)
-{
-    gate_open();
 }
 
 /* Under the lock: true while somebody else goes first. */
@@ -99,7 +94,7 @@ static void gate_leave(void)
 {
     if (++gate.n_passed % PINS_PER_PAUSE == 0)
         usk_os_pause_us(PINS_PAUSE_US);
-    gate_open();
+    usk_cuda_pins_end_burst();
 }
 
 int usk_cuda_pins_register(struct usk_cuda_core *core, void *address, uint64_t bytes, bool is_read_only,
