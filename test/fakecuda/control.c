@@ -92,9 +92,10 @@ static bool setting_set(const char *name, const char *value)
         return true;
     }
     if (strcmp(name, "PROCESSES") == 0) {
-        int length = snprintf(settings->processes, sizeof(settings->processes), "%s", value);
-
-        return length > 0 && (size_t)length < sizeof(settings->processes);
+        if (!*value || strlen(value) >= sizeof(settings->processes))
+            return false;
+        strcpy(settings->processes, value);
+        return true;
     }
     if (!setting_parse_number(value, &number))
         return false;

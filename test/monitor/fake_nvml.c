@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../fakecuda/process.h"
+#include "process.h"
 
 #define IN_USE_BY_NOBODY (64ULL << 20)
 
