@@ -63,9 +63,10 @@ class Device:
 
 
 class Target:
-    def __init__(self, kind: str, gib: float) -> None:
+    def __init__(self, kind: str, gib: float, **variables: str) -> None:
         self.process = subprocess.Popen([sys.executable, str(HERE / 'target.py'), kind, str(gib)], text=True,
-                                        bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                                        bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        env={**os.environ, **variables})
         self.pid = self.process.pid
         self.about = self.hear(LOADING_S)
 
@@ -262,6 +263,20 @@ class Bench:
         return {'delay_s': delay_s, 'exit_code': command.returncode, 'status': error.get('status'),
                 'native': error.get('native'), 'text': error.get('text'), 'answered_after_s': took}
 
+    def probe_allocator(self, settings: str) -> dict[str, Any]:
+        """There and back under other settings of torch's allocator, which change what kind of memory it asks for."""
+        target = Target(self.kind, min(self.gib, 1), PYTORCH_CUDA_ALLOC_CONF=settings)
+        try:
+            expected = target.ask('run')['sha256']
+            found: dict[str, Any] = self.told('hibernate', target.pid)
+            found['state_after'] = self.state(target.pid)
+            found['wake'] = self.told('wake', target.pid)
+            if found['wake']['exit_code'] == 0:
+                found['is_identical'] = target.ask('run')['sha256'] == expected
+            return found
+        finally:
+            target.end()
+
     def probe_managed(self) -> dict[str, Any]:
         target = Target(self.kind, 0.1)
         try:
@@ -283,6 +298,8 @@ class Bench:
             ('killed', lambda: self.probe_killed(min(self.gib, 4), 0.3)),
             ('killed_late', lambda: self.probe_killed(min(self.gib, 4), 0.8)),
             ('managed', self.probe_managed),
+            ('expandable_segments', lambda: self.probe_allocator('expandable_segments:True')),
+            ('async_allocator', lambda: self.probe_allocator('backend:cudaMallocAsync')),
         ]
         expected = target.ask('run')['sha256']
         for name, step in steps:
