@@ -263,6 +263,26 @@ class Bench:
         return {'delay_s': delay_s, 'exit_code': command.returncode, 'status': error.get('status'),
                 'native': error.get('native'), 'text': error.get('text'), 'answered_after_s': took}
 
+    def probe_command_killed(self, delay_s: float) -> dict[str, Any]:
+        """The command is killed so long after it began; is there a way back?"""
+        target = Target(self.kind, min(self.gib, 4))
+        try:
+            expected = target.ask('run')['sha256']
+            command = subprocess.Popen([self.unstick, 'hibernate', str(target.pid), '--json'],
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(delay_s)
+            command.kill()
+            command.wait()
+            found: dict[str, Any] = {'delay_s': delay_s, 'state_at_once': self.state(target.pid)}
+            time.sleep(5)
+            found['state_after_5_s'] = self.state(target.pid)
+            found['wake'] = self.told('wake', target.pid)
+            if found['wake']['exit_code'] == 0:
+                found['is_identical'] = target.ask('run')['sha256'] == expected
+            return found
+        finally:
+            target.end()
+
     def probe_allocator(self, settings: str) -> dict[str, Any]:
         """There and back under other settings of torch's allocator, which change what kind of memory it asks for."""
         target = Target(self.kind, min(self.gib, 1), PYTORCH_CUDA_ALLOC_CONF=settings)
@@ -298,6 +318,8 @@ class Bench:
             ('killed', lambda: self.probe_killed(min(self.gib, 4), 0.3)),
             ('killed_late', lambda: self.probe_killed(min(self.gib, 4), 0.8)),
             ('managed', self.probe_managed),
+            ('command_killed_early', lambda: self.probe_command_killed(0.2)),
+            ('command_killed', lambda: self.probe_command_killed(0.8)),
             ('expandable_segments', lambda: self.probe_allocator('expandable_segments:True')),
             ('async_allocator', lambda: self.probe_allocator('backend:cudaMallocAsync')),
         ]

@@ -27,7 +27,7 @@ struct usk_os_process {
     int leader;          /* the process that it belongs to; the same number where it is one */
     char name[32];       /* "?" if unknown; holds no line ends */
     unsigned int users[3]; /* real, effective, saved */
-    bool has_ended;      /* nobody has asked for its exit status yet */
+    bool has_ended;      /* its first thread has; the others need not have */
     bool has_memory;     /* false: a kernel's own, or one that is on its way out */
     bool is_in_our_cgroup; /* its memory counts against the same limits as ours */
 };

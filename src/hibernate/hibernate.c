@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Two short ways over the driver's states: RUNNING -lock-> LOCKED -save-> CHECKPOINTED, and back. The invariant: whatever
- * fails, the process ends in one of the two ends of its way or the text says where it is. A lock that was taken is given
- * back when what follows fails; a process that the driver calls CHECKPOINTED is never touched but by a restore. The
- * driver itself promises less (it does not keep a process whole when a save fails), so it is asked for the state after
- * every failure, and what is asked for is refused beforehand where it can be seen to fail.
+ * Two short ways over the driver's states: RUNNING -lock-> LOCKED -save-> CHECKPOINTED, and back. The invariant:
+ * whatever fails, the process is at one of the two ends of its way, or the text says where it is. A lock that was taken
+ * is given back when what follows fails; a process that the driver calls CHECKPOINTED is never touched but by a restore.
+ * The driver itself promises less (it does not keep a process whole when a save fails), so it is asked for the state
+ * after every failure, and what is asked for is refused beforehand where it can be seen to fail.
  *
  * How much came free is read from NVML, which needs no context: a context of our own would take half a gigabyte of what
  * is to be freed.
@@ -29,6 +29,7 @@ struct hibernation {
     struct usk_hibernate_run *run;
     struct usk_nvml *nvml; /* NULL: there is none */
     struct usk_nvml_use before;
+    bool has_lock; /* it is ours to give back */
     struct unstick_hibernation report;
 };
 
@@ -90,7 +91,7 @@ static int hibernation_call(struct hibernation *h, enum usk_cuda_checkpoint_call
     };
     int r = usk_hibernate_call(h->driver, &h->target, &what, ret_result, ret_state, error);
 
-    if (r == UNSTICK_OK && *ret_result != USK_CU_SUCCESS && usk_target_has_ended(&h->target))
+    if (r == UNSTICK_OK && *ret_result != USK_CU_SUCCESS && usk_target_is_ending(&h->target))
         r = usk_target_fail_ended(&h->target, usk_cuda_checkpoint_name(call), error);
     if (r < 0)
         h->report.state = UNSTICK_HIBERNATE_UNKNOWN;
@@ -127,14 +128,14 @@ static int hibernation_ask(struct hibernation *h, struct unstick_error *error)
     }
 }
 
-/* What the state is after a failure, in words; a process that is merely locked is let go. */
+/* What the state is after a failure, in words. A lock of ours is given back, and only that. */
 static const char *hibernation_settle(struct hibernation *h)
 {
     usk_cu_result result;
 
     if (hibernation_ask(h, NULL) < 0)
         return "what state it is in cannot be told";
-    if (h->report.state == UNSTICK_HIBERNATE_LOCKED &&
+    if (h->has_lock && h->report.state == UNSTICK_HIBERNATE_LOCKED &&
         hibernation_call(h, USK_CUDA_CHECKPOINT_UNLOCK, &result, NULL, NULL) == UNSTICK_OK &&
         result == USK_CU_SUCCESS)
         h->report.state = UNSTICK_HIBERNATE_RUNNING;
@@ -142,7 +143,7 @@ static const char *hibernation_settle(struct hibernation *h)
     case UNSTICK_HIBERNATE_RUNNING:
         return "it runs on as before";
     case UNSTICK_HIBERNATE_LOCKED:
-        return "it is left locked: wake it";
+        return h->has_lock ? "it is left locked: wake it" : "somebody has locked it";
     case UNSTICK_HIBERNATE_HIBERNATED:
         return "it stays hibernated";
     case UNSTICK_HIBERNATE_FAILED:
@@ -274,6 +275,7 @@ static int hibernation_lock(struct hibernation *h, struct unstick_error *error)
         return r;
     switch (result) {
     case USK_CU_SUCCESS:
+        h->has_lock = true;
         h->report.state = UNSTICK_HIBERNATE_LOCKED;
         return UNSTICK_OK;
     case USK_CU_NOT_READY:
@@ -293,6 +295,7 @@ static int hibernation_unlock(struct hibernation *h, struct unstick_error *error
     usk_cu_result result;
     int r;
 
+    h->has_lock = true;
     atomic_store(&h->run->phase, USK_HIBERNATE_UNLOCK);
     r = hibernation_call(h, USK_CUDA_CHECKPOINT_UNLOCK, &result, NULL, error);
     if (r < 0)

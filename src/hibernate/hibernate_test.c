@@ -369,6 +369,30 @@ static void test_driver_says_no(void **state)
     check_contents();
 }
 
+/* Somebody else was quicker. Its lock is not ours to break. */
+static void lock_before(void *userdata, const char *name)
+{
+    if (strcmp(name, "cuCheckpointProcessLock"))
+        return;
+    fake.set_hook(NULL, NULL);
+    assert_int_equal(usk_cuda_checkpoint(userdata, USK_CUDA_CHECKPOINT_LOCK, target.pid, 1000, NULL), USK_CU_SUCCESS);
+}
+
+static void test_locked_meanwhile(void **state)
+{
+    const struct usk_cuda_driver *driver;
+    struct unstick_hibernation report = report_new();
+
+    (void)state;
+    OK(usk_cuda_checkpoint_driver(&driver, &error));
+    fake.set_hook(lock_before, (void *)(uintptr_t)driver);
+    FAILS(UNSTICK_WRONG_STATE, unstick_hibernate(target.pid, 1000, &report, &error));
+    assert_int_equal(report.state, UNSTICK_HIBERNATE_LOCKED);
+    assert_non_null(strstr(error.text, "somebody has locked it"));
+    check_state(UNSTICK_HIBERNATE_LOCKED);
+    OK(unstick_wake(target.pid, 1000, NULL, &error));
+}
+
 /* Kills the target when the run has come to a phase. */
 struct killer {
     struct usk_hibernate_run *run;
@@ -594,6 +618,7 @@ int main(void)
         hibernate_test(test_not_cuda),
         hibernate_test(test_another_user),
         hibernate_test(test_driver_says_no),
+        hibernate_test(test_locked_meanwhile),
         hibernate_test(test_killed_while_locked),
         hibernate_test(test_killed_while_saved),
         hibernate_test(test_killed_while_restored),

@@ -13,11 +13,13 @@
 
 #include "base/error.h"
 
-static int target_check(int pid, const struct usk_os_process *process, struct unstick_error *error)
+static int target_check(const struct usk_target *target, const struct usk_os_process *process,
+                        struct unstick_error *error)
 {
     unsigned int user = usk_os_user();
+    int pid = target->pid;
 
-    if (process->has_ended)
+    if (usk_target_has_ended(target))
         return usk_error_set(error, UNSTICK_NOT_FOUND, 0, "unstick_hibernate", "process %d (%s) has ended", pid,
                              process->name);
     if (process->leader != pid)
@@ -49,7 +51,7 @@ int usk_target_open(int pid, struct usk_target *ret_target, struct unstick_error
     target.watch_fd = usk_os_process_watch(pid);
     r = usk_os_process_read(pid, &process, error);
     if (r == UNSTICK_OK)
-        r = target_check(pid, &process, error);
+        r = target_check(&target, &process, error);
     if (r < 0)
         return r;
     snprintf(target.name, sizeof(target.name), "%s", process.name);
@@ -70,8 +72,16 @@ bool usk_target_has_ended(const struct usk_target *target)
 {
     struct usk_os_process process;
 
-    if (usk_os_process_has_ended(target->pid, target->watch_fd) ||
-        usk_os_process_read(target->pid, &process, NULL) < 0 || process.has_ended)
+    if (usk_os_process_has_ended(target->pid, target->watch_fd))
+        return true;
+    return target->watch_fd < 0 && (usk_os_process_read(target->pid, &process, NULL) < 0 || process.has_ended);
+}
+
+bool usk_target_is_ending(const struct usk_target *target)
+{
+    struct usk_os_process process;
+
+    if (usk_target_has_ended(target) || usk_os_process_read(target->pid, &process, NULL) < 0)
         return true;
     return target->has_memory && !process.has_memory;
 }

@@ -19,8 +19,9 @@ int usk_target_open(int pid, struct usk_target *ret_target, struct unstick_error
 /* Allows a target that is zero or was closed. */
 void usk_target_close(struct usk_target *target);
 
-/* True also while it is on its way out. */
 bool usk_target_has_ended(const struct usk_target *target);
+/* True also while it is on its way out: for who was told by others that something is wrong with it. */
+bool usk_target_is_ending(const struct usk_target *target);
 int usk_target_fail_ended(const struct usk_target *target, const char *operation, struct unstick_error *error);
 
 #define USK_TARGET(_name) USK_CLEANUP(usk_target_close) struct usk_target _name = { .watch_fd = -1 }
