@@ -88,7 +88,7 @@ UNSTICK_EXPORT int unstick_hibernate_state(int pid, enum unstick_hibernate_state
                                            struct unstick_error *error);
 
 /** "running", "locked", "hibernated", "failed", "moving"; "unknown" for a value that is none. Never NULL, static. */
-UNSTICK_EXPORT const char *unstick_hibernate_state_name(int state);
+UNSTICK_EXPORT const char *unstick_hibernate_state_name(enum unstick_hibernate_state state);
 
 #ifdef __cplusplus
 }

@@ -13,7 +13,7 @@ static PyObject *hibernate_bytes(const struct unstick_hibernation *report, unsig
 static PyObject *hibernate_report(const struct unstick_hibernation *report)
 {
     return Py_BuildValue(
-        "{si ss sN sN sN sN sK sK sK}", "pid", report->pid, "state", unstick_hibernate_state_name((int)report->state),
+        "{si ss sN sN sN sN sK sK sK}", "pid", report->pid, "state", unstick_hibernate_state_name(report->state),
         "process_before_bytes", hibernate_bytes(report, UNSTICK_SOURCE_PROCESSES, report->process_before_bytes),
         "process_after_bytes", hibernate_bytes(report, UNSTICK_SOURCE_PROCESSES, report->process_after_bytes),
         "device_before_bytes", hibernate_bytes(report, UNSTICK_SOURCE_DRIVER, report->device_before_bytes),
@@ -61,5 +61,5 @@ PyObject *py_hibernate_state(PyObject *module, PyObject *args)
     Py_BEGIN_ALLOW_THREADS
     r = unstick_hibernate_state(pid, &state, &error);
     Py_END_ALLOW_THREADS
-    return r < 0 ? py_error_raise(&error) : PyUnicode_FromString(unstick_hibernate_state_name((int)state));
+    return r < 0 ? py_error_raise(&error) : PyUnicode_FromString(unstick_hibernate_state_name(state));
 }

@@ -33,9 +33,9 @@ struct hibernation {
     struct unstick_hibernation report;
 };
 
-const char *unstick_hibernate_state_name(int state)
+const char *unstick_hibernate_state_name(enum unstick_hibernate_state state)
 {
-    switch ((enum unstick_hibernate_state)state) {
+    switch (state) {
     case UNSTICK_HIBERNATE_RUNNING:
         return "running";
     case UNSTICK_HIBERNATE_LOCKED:

@@ -17,7 +17,7 @@
 
 /* TARGET is a path, from the build. */
 
-#define HELD (UINT64_C(36) << 20) /* by a target: 32 MiB and what the fake takes for a context */
+#define HELD (UINT64_C(8) << 20) /* by a target: 4 MiB and what the fake takes for a context */
 #define NOBODYS (UINT64_C(64) << 20)
 
 static struct {
@@ -218,7 +218,7 @@ static void test_no_room_to_wake(void **state)
 
     (void)state;
     OK(unstick_hibernate(target.pid, 1000, NULL, &error));
-    tell("set STEAL=240MiB");
+    tell("set STEAL=250MiB");
     hear("set");
     FAILS(UNSTICK_OUT_OF_DEVICE_MEMORY, unstick_wake(target.pid, 1000, &report, &error));
     assert_non_null(strstr(error.text, "stays hibernated"));
@@ -543,7 +543,7 @@ static void test_bad_report(void **state)
     FAILS(UNSTICK_INVALID_ARGUMENT, unstick_hibernate(target.pid, 1000, &report, &error));
     FAILS(UNSTICK_INVALID_ARGUMENT, unstick_wake(target.pid, 1000, &report, &error));
     assert_string_equal(unstick_hibernate_state_name(UNSTICK_HIBERNATE_MOVING), "moving");
-    assert_string_equal(unstick_hibernate_state_name(-1), "unknown");
+    assert_string_equal(unstick_hibernate_state_name((enum unstick_hibernate_state)77), "unknown");
 }
 
 /* The first call of the driver fails, then the second, ...: the process runs, or is hibernated, and loses nothing. */

@@ -12,7 +12,7 @@ import unittest
 
 import cli_test
 
-HELD = 36 * cli_test.MIB
+HELD = 8 * cli_test.MIB
 TARGET = ""
 
 
@@ -81,8 +81,8 @@ class Hibernate(cli_test.Case):
         there = self.good("hibernate", self.target.pid).splitlines()
         self.assertRegex(there[0], rf"\Aprocess {self.target.pid}: hibernated, in \d+\.\d\d s \(\d+\.\d\d s for what it "
                                    r"had submitted, \d+\.\d\d s to save\)\Z")
-        self.assertRegex(there[1], r"holds on the GPUs +36\.0 MiB -> 0 B\Z")
-        self.assertRegex(there[2], r"in use on all GPUs +100\.0 MiB -> 64\.0 MiB\Z")
+        self.assertRegex(there[1], r"holds on the GPUs +8\.0 MiB -> 0 B\Z")
+        self.assertRegex(there[2], r"in use on all GPUs +72\.0 MiB -> 64\.0 MiB\Z")
         back = self.good("wake", self.target.pid).splitlines()
         self.assertRegex(back[0], r"running, in \d+\.\d\d s \(\d+\.\d\d s to restore\)\Z")
         self.assertEqual(len(back), 3)

@@ -235,7 +235,7 @@ static CUresult process_fail(int pid)
 /* The lock is let go meanwhile: the process asked may be this one. */
 static CUresult process_call(int pid, enum process_verb verb, unsigned int timeout_ms, int *ret_state)
 {
-    struct process_request request = {.verb = verb, .timeout_ms = timeout_ms};
+    struct process_request request = {.verb = (int32_t)verb, .timeout_ms = timeout_ms};
     struct process_answer answer;
     char dir[sizeof(fake.settings.processes)];
 

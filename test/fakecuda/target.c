@@ -12,7 +12,7 @@
 #include "driver.h"
 #include "fakecuda.h"
 
-#define TARGET_BYTES (UINT64_C(32) << 20)
+#define TARGET_BYTES (UINT64_C(4) << 20)
 
 static struct fakecuda control;
 static CUdeviceptr memory;

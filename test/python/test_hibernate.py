@@ -24,8 +24,8 @@ try:
     assert unstick.hibernate_state(target.pid) == 'running'
     there = unstick.hibernate(target.pid)
     assert (there.pid, there.state, there.process_after_bytes) == (target.pid, 'hibernated', 0), there
-    assert there.moved_bytes == there.process_before_bytes == 36 << 20, there
-    assert there.device_before_bytes - there.device_after_bytes == 36 << 20, there
+    assert there.moved_bytes == there.process_before_bytes == 8 << 20, there
+    assert there.device_before_bytes - there.device_after_bytes == 8 << 20, there
     assert 0 < there.lock_s + there.copy_s <= there.total_s, there
     try:
         unstick.hibernate(target.pid)
@@ -34,7 +34,7 @@ try:
         assert error.status_name == 'WRONG_STATE' and 'already' in error.text
     target.stdin.write('check\\n')
     back = unstick.wake(target.pid, timeout=None)
-    assert (back.state, back.moved_bytes) == ('running', 36 << 20), back
+    assert (back.state, back.moved_bytes) == ('running', 8 << 20), back
     assert target.stdout.readline() == 'good\\n'
     target.stdin.write('hold\\n')
     assert target.stdout.readline() == 'held\\n'
