@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The generator of the documentation notices what it is there to notice. Run where its requirements are installed."""
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'docs/site'))
+import build  # noqa: E402
+import check  # noqa: E402
+import headers  # noqa: E402
+import manual  # noqa: E402
+import reference_c  # noqa: E402
+import reference_py  # noqa: E402
+
+COPIED = ('docs', 'include', 'examples', 'bench/results/README.md', 'python/unstick', 'python/_unstick')
+
+
+class SiteTest(unittest.TestCase):
+    """Each test breaks a copy of the repository in one place."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory(prefix='unstick-docs-')
+        self.addCleanup(folder.cleanup)
+        self.root = Path(folder.name) / 'root'
+        self.out = Path(folder.name) / 'site'
+        for name in COPIED:
+            target = self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, target)
+            else:
+                shutil.copy(ROOT / name, target)
+        for path in ROOT.iterdir():
+            if path.is_file():
+                shutil.copy(path, self.root / path.name)
+
+    def faults_after(self, name: str, old: str, new: str) -> str:
+        path = self.root / name
+        text = path.read_text(encoding='utf-8')
+        self.assertIn(old, text)
+        path.write_text(text.replace(old, new, 1), encoding='utf-8')
+        return '\n'.join(build.Site(self.root, self.out).build())
+
+    def test_the_repository_has_none(self) -> None:
+        self.assertEqual(build.Site(self.root, self.out).build(), [])
+        for page in ('index.html', 'tutorial.html', 'reference/cache.html', 'reference/python.html'):
+            self.assertTrue((self.out / page).is_file(), page)
+
+    def test_a_link_to_a_file_that_is_not_there(self) -> None:
+        self.assertIn('README.md: docs/tutor.md leads nowhere', self.faults_after('README.md', 'docs/tutorial.md', 'docs/tutor.md'))
+
+    def test_a_link_to_an_anchor_that_is_not_there(self) -> None:
+        faults = self.faults_after('docs/howto/stuck.md', 'diffusers.md#to-be-rid', 'diffusers.md#to-be-red')
+        self.assertIn('howto/diffusers.html has no #to-be-red', faults)
+
+    def test_a_page_that_no_menu_names(self) -> None:
+        (self.root / 'docs/lost.md').write_text('# Lost\n', encoding='utf-8')
+        self.assertEqual(build.Site(self.root, self.out).build(), ['docs/lost.md: no menu leads to it'])
+
+    def test_a_status_without_an_entry(self) -> None:
+        faults = self.faults_after('include/unstick/status.h', 'X(BUSY, -4', 'X(NAPPING, -77, "asleep") X(BUSY, -4')
+        self.assertIn('docs/errors.md: NAPPING is missing', faults)
+
+    def test_an_entry_without_a_status(self) -> None:
+        self.assertIn('HOST_LIMIT is no status', self.faults_after('docs/errors.md', '### HOST_BUDGET', '### HOST_LIMIT'))
+
+    def test_an_image_from_elsewhere(self) -> None:
+        faults = self.faults_after('docs/concepts.md', '](diagrams/region.svg)', '](https://example.org/region.svg)')
+        self.assertIn('would be fetched from elsewhere', faults)
+
+    def test_a_link_without_encryption(self) -> None:
+        self.assertIn('only https leads out', self.faults_after('SECURITY.md', 'Hashes', '[Hashes](http://example.org)'))
+
+    def test_a_page_with_two_titles(self) -> None:
+        self.assertIn('docs/cache.md: has 2 titles', self.faults_after('docs/cache.md', '## In C', '# In C'))
+
+    def test_html_that_is_not_closed(self) -> None:
+        self.assertIn('<div> is not closed', self.faults_after('docs/cache.md', '## In C', '<div>\n\n## In C'))
+
+    def test_a_macro_of_the_manual_that_is_not_known(self) -> None:
+        with self.assertRaisesRegex(ValueError, 'Xr'):
+            self.faults_after('docs/man/unstick.1', '.Sh EXAMPLES', '.Xr ls 1\n.Sh EXAMPLES')
+
+    def test_a_public_name_without_a_place_in_the_reference(self) -> None:
+        with self.assertRaisesRegex(SystemExit, "'surprise'"):
+            self.faults_after('python/unstick/__init__.py', "    'adopt',\n", "    'adopt',\n    'surprise',\n")
+
+
+class ReferenceTest(unittest.TestCase):
+    """What the references are made from is read completely."""
+
+    def test_every_function_of_the_map_is_described(self) -> None:
+        exported = {line.strip(' \t;') for line in (ROOT / 'src/libunstick.map').read_text().splitlines() if 'unstick_' in line}
+        described = {one.name for header in headers.read_all(ROOT) for one in header.declarations if one.kind == 'function'}
+        self.assertEqual({name for name in exported if name.startswith('unstick_')}, described)
+
+    def test_every_declaration_has_its_comment(self) -> None:
+        for header in headers.read_all(ROOT):
+            self.assertTrue(header.doc, header.name)
+            for one in header.declarations:
+                if one.kind not in ('section', 'opaque'):
+                    self.assertTrue(one.doc, one.name)
+                if one.kind in ('struct',):
+                    self.assertTrue(one.members, one.name)
+                    self.assertEqual([member.code for member in one.members if not member.doc], [], one.name)
+
+    def test_a_struct_is_read_whole(self) -> None:
+        found = {one.name: one for one in headers.read(ROOT / 'include/unstick/device.h').declarations if one.kind == 'struct'}
+        self.assertEqual(
+            [member.name for member in found['unstick_device_options'].members], ['size', 'limit_bytes', 'granule_bytes']
+        )
+
+    def test_symbols_lead_to_anchors(self) -> None:
+        symbols = reference_c.symbols(ROOT)
+        self.assertEqual(symbols['unstick_region_info'], 'reference/region.html#unstick_region_info')
+        self.assertEqual(symbols['struct unstick_region_info'], 'reference/region.html#struct-unstick_region_info')
+        self.assertEqual(symbols['UNSTICK_BUSY'], 'errors.html#busy')
+        self.assertEqual(reference_py.symbols(ROOT)['unstick.Cache'], 'reference/python.html#Cache')
+
+    def test_errors_have_the_names_of_the_package(self) -> None:
+        public = set(reference_py.Source(ROOT).public)
+        for status in headers.statuses(ROOT):
+            if status.value < 0:
+                self.assertIn(reference_py.error_name(status.name), public)
+
+    def test_methods_of_the_extension_have_their_docstrings(self) -> None:
+        docs = reference_py.Source(ROOT).native_docs('Region')
+        for method in ('info', 'alloc', 'tensor', 'read', 'write', 'lease', 'backup', 'evict', 'restore', 'discard', 'revoke'):
+            self.assertTrue(docs.get(method), method)
+
+    def test_the_manual(self) -> None:
+        self.assertEqual(manual.inline('Fl Fl device Ar DEVICE'), '<b>--device</b> <i>DEVICE</i>')
+        self.assertEqual(manual.inline('Cm auto , file .'), '<b>auto</b>, <b>file</b>.')
+        self.assertEqual(manual.inline('Op Ar PATH'), '[<i>PATH</i>]')
+        self.assertEqual(manual.inline('Pq or Cm K'), '(or <b>K</b>)')
+
+    def test_the_check_reads_links_of_all_kinds(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / 'a.html').write_text('<p id="x"><a href="#x">x</a><a href="#y">y</a><img src="b.svg"></p>', encoding='utf-8')
+            faults = check.faults(Path(folder))
+        self.assertEqual(
+            faults, ['a.html:1: an image without alt', 'a.html:1: a.html has no #y', 'a.html:1: b.svg is not there']
+        )
+
+
+if __name__ == '__main__':
+    unittest.main()

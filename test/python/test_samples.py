@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs every Python sample of README.md, CONTRIBUTING.md and docs/: the samples of a page in order, in one namespace.
+
+Where a page loads FLUX, the loader that it shows is replaced by one of a tiny FLUX with random weights, whose calls
+default to a small image; everything else is as it stands on the page.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / 'test' / 'docs'))
+import samples  # noqa: E402
+
+FOUND = [one for one in samples.read(ROOT)[0] if one.language == 'python' and one.is_run]
+
+
+def of_page(page: str) -> list[samples.Sample]:
+    return [one for one in FOUND if one.page == page]
+
+
+def parameters() -> list[Any]:
+    pages = dict.fromkeys(one.page for one in FOUND)
+    return [
+        pytest.param(page, marks=[pytest.mark.torch] if any(one.needs_torch for one in of_page(page)) else [])
+        for page in pages
+    ]
+
+
+@pytest.fixture
+def load_tiny(request: pytest.FixtureRequest) -> Any:
+    """load_flux(model_id, quantization), tiny; made only for pages that need it."""
+
+    def load(model_id: str, quantization: str = 'none', **_: Any) -> Any:
+        flux = request.getfixturevalue('flux')
+        pipe = flux.tiny_flux('plain' if quantization == 'none' else quantization, scale=4)
+
+        class Small(type(pipe)):  # type: ignore[misc]
+            def __call__(self, prompt: str, **options: Any) -> Any:
+                small = {'height': 32, 'width': 32, 'num_inference_steps': 2, 'max_sequence_length': 16}
+                return super().__call__(prompt, **{**options, **small})
+
+        pipe.__class__ = Small
+        return pipe
+
+    return load
+
+
+@pytest.mark.parametrize('page', parameters())
+def test_page(page: str, load_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {'__name__': '__main__', 'load_flux': load_tiny}
+    for sample in of_page(page):
+        # Blank lines before it, so that a traceback names the line of the page.
+        code = compile('\n' * sample.line + sample.code, str(ROOT / page), 'exec', dont_inherit=True)
+        exec(code, namespace)
+        if sample.mark == 'real-models':
+            namespace['load_flux'] = load_tiny
+
+
+def test_they_are_written_as_they_should_be() -> None:
+    assert samples.read(ROOT)[1] == []
+    assert FOUND
