@@ -17,6 +17,9 @@ from pathlib import Path
 from string import Template
 from urllib.parse import urlsplit
 
+from pygments.lexers import TextLexer, get_lexer_for_filename
+from pygments.util import ClassNotFound
+
 import check
 import headers
 import markup
@@ -25,8 +28,6 @@ import reference_py
 from manual import Manual
 from nav import SECTIONS
 from page import Page, link
-from pygments.lexers import TextLexer, get_lexer_for_filename
-from pygments.util import ClassNotFound
 
 HERE = Path(__file__).parent
 ERRORS = 'docs/errors.md'
@@ -156,16 +157,17 @@ class Site:
     def _menu(self, here: str) -> str:
         parts = []
         for title, entries in SECTIONS:
-            items = ''.join(
-                f'<li><a href="{link(here, url) or "#"}"{" class=here" if url == here else ""}>{html.escape(name)}</a></li>\n'
-                for _, url, name in entries
-            )
+            items = ''
+            for _, url, name in entries:
+                mark = ' class="here"' if url == here else ''
+                items += f'<li><a href="{link(here, url) or "#"}"{mark}>{html.escape(name)}</a></li>\n'
             parts.append(f'<h2>{html.escape(title)}</h2>\n<ul>\n{items}</ul>\n')
         return ''.join(parts)
 
     def _toc(self, toc: list[markup.Heading]) -> str:
         items = ''.join(
-            f'<li class="level{level}"><a href="#{anchor}">{html.escape(title)}</a></li>\n' for level, anchor, title in toc
+            f'<li class="level{level}"><a href="#{anchor}">{html.escape(title)}</a></li>\n'
+            for level, anchor, title in toc
         )
         return f'<nav class="toc">\n<h2>On this page</h2>\n<ul>\n{items}</ul>\n</nav>'
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-VOID = frozenset('area base br col embed hr img input link meta source track wbr'.split())
+VOID = ('area', 'base', 'br', 'col', 'embed', 'hr', 'img', 'input', 'link', 'meta', 'source', 'track', 'wbr')
 FETCHED = {('img', 'src'), ('script', 'src'), ('link', 'href'), ('iframe', 'src'), ('object', 'data')}
 
 

@@ -23,7 +23,7 @@ class Manual:
     def render(self) -> str:
         in_item = in_text = False
         for line in self.lines:
-            if line.startswith('.\\"') or line.startswith(('.Dd', '.Dt', '.Os')):
+            if line.startswith(('.\\"', '.Dd', '.Dt', '.Os')):
                 continue
             macro, _, rest = line[1:].partition(' ') if line.startswith('.') else ('', '', line)
             if macro in ('Sh', 'Ss', 'Pp', 'Bl', 'It', 'El', 'Bd') and in_text:

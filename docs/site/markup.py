@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+from functools import cache
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
+from pygments.lexer import Lexer
 from pygments.lexers import TextLexer, get_lexer_by_name
 from pygments.util import ClassNotFound
 
@@ -18,12 +20,17 @@ Heading = tuple[int, str, str]
 LEXERS = {'sh': 'bash', 'text': 'text', '': 'text'}
 
 
-def coloured(code: str, language: str) -> str:
+@cache
+def _lexer(language: str) -> Lexer:
     try:
-        lexer = get_lexer_by_name(LEXERS.get(language, language), stripnl=False)
+        found: Lexer = get_lexer_by_name(LEXERS.get(language, language), stripnl=False)
     except ClassNotFound:
-        lexer = TextLexer(stripnl=False)
-    inner = highlight(code.rstrip('\n') + '\n', lexer, HtmlFormatter(nowrap=True))
+        found = TextLexer(stripnl=False)
+    return found
+
+
+def coloured(code: str, language: str) -> str:
+    inner = highlight(code.rstrip('\n') + '\n', _lexer(language), HtmlFormatter(nowrap=True))
     return f'<pre class="code language-{html.escape(language or "text")}"><code>{inner}</code></pre>\n'
 
 
@@ -46,15 +53,21 @@ def _without_marks(_renderer: object, tokens: list[Token], i: int, _options: obj
     return re.sub(r'<!--.*?-->\n?', '', tokens[i].content, flags=re.S)
 
 
+@cache
+def _parser(is_trusted: bool) -> MarkdownIt:
+    parser = MarkdownIt('commonmark', {'html': is_trusted}).enable('table')
+    parser.add_render_rule('fence', _code)
+    parser.add_render_rule('code_block', _code)
+    parser.add_render_rule('html_block', _without_marks)
+    return parser
+
+
 class Markup:
     """One page's text. `resolve` turns a link as it is written into one between pages of the site."""
 
     def __init__(self, resolve: Callable[[str], str], is_trusted: bool = True) -> None:
         self.resolve = resolve
-        self.parser = MarkdownIt('commonmark', {'html': is_trusted}).enable('table')
-        self.parser.add_render_rule('fence', _code)
-        self.parser.add_render_rule('code_block', _code)
-        self.parser.add_render_rule('html_block', _without_marks)
+        self.parser = _parser(is_trusted)
         self.headings: list[Heading] = []
 
     def render(self, text: str) -> str:

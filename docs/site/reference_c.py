@@ -67,8 +67,8 @@ def _index(found: list[headers.Header]) -> Page:
     )
     listed = ''.join(f'<li><a href="{where}.html#{name}">{name}</a></li>\n' for name, where in names)
     body = f"""<h1 id="c-reference">C reference</h1>
-<p>Made from the comments of the public headers. <code>#include &lt;unstick/unstick.h&gt;</code> brings all of them; each
-compiles alone, as C11 and as C++17.</p>
+<p>Made from the comments of the public headers. <code>#include &lt;unstick/unstick.h&gt;</code> brings all of them;
+each compiles alone, as C11 and as C++17.</p>
 <div class="wide"><table><thead><tr><th>header</th><th>what</th></tr></thead><tbody>
 {rows}</tbody></table></div>
 <h2 id="functions">Functions</h2>

@@ -84,7 +84,7 @@ def page(root: Path) -> Page:
     missing = set(source.public) - set(listed) - {'__version__'}
     unknown = set(listed) - set(source.public)
     if missing or unknown:
-        raise SystemExit(f'reference_py.py: not in GROUPS: {sorted(missing)}; not in __all__: {sorted(unknown)}')
+        raise ValueError(f'not in GROUPS: {sorted(missing)}; in GROUPS and not public: {sorted(unknown)}')
     parts = [
         '<h1 id="python-reference">Python reference</h1>\n<p>Made from the docstrings and stubs of the package '
         '<code>unstick</code>. What the fields of a dict mean stands in the C headers, under the same names.</p>\n'
@@ -136,15 +136,17 @@ def _definition(source: Source, name: str) -> str:
     if not isinstance(node, ast.ClassDef):
         return heading + coloured(_signature(node, name), 'python') + _text(ast.get_docstring(node))
     parts = [heading]
-    made = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name in ('__init__', '__new__')), None)
+    methods = [one for one in node.body if isinstance(one, ast.FunctionDef)]
+    made = next((one for one in methods if one.name in ('__init__', '__new__')), None)
     bases = [ast.unparse(base) for base in node.bases]
     if made and name not in ('Model', 'Component', 'Use', 'Loaded', 'AdoptError', 'LoadError'):
         parts.append(coloured(_signature(made, name), 'python'))
     elif bases:
         parts.append(coloured(f'class {name}({", ".join(bases)})', 'python'))
     parts.append(_text(ast.get_docstring(node) or docs.get('')))
-    rows = [_member(one, following, docs, text, node) for one, following in zip(node.body, [*node.body[1:], None], strict=True)]
-    rows = [row for one, row in zip(node.body, rows, strict=True) if row and _is_listed(name, one)]
+    pairs = zip(node.body, [*node.body[1:], None], strict=True)
+    listed = [(one, following) for one, following in pairs if _is_listed(name, one)]
+    rows = [row for one, following in listed if (row := _member(one, following, docs, text, node))]
     if rows:
         parts.append('<dl class="members">\n' + ''.join(rows) + '</dl>\n')
     return ''.join(parts)

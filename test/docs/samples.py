@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The code samples of README.md, CONTRIBUTING.md and docs/: where they stand, and what is said about running them.
 
-A sample is a fenced block with a language: sh, c, python, json, diff; `text` is for what is no code. A comment before it,
-which no reader sees, may say more:
+A sample is a fenced block with a language: sh, c, python, json, diff; `text` is for what is no code. A comment before
+it, which no reader sees, may say more:
 
     <!-- sample: no-run: REASON -->     it cannot be run anywhere; why
     <!-- sample: fails -->              it is to show a failure (sh: exit 1 of its last command)
@@ -46,7 +46,7 @@ class Sample:
 
     @property
     def needs_torch(self) -> bool:
-        return self.mark in ('torch', 'real-models') or bool(re.search(r'\b(import torch|load_flux|diffusers)\b', self.code))
+        return self.mark in ('torch', 'real-models') or bool(re.search(r'\b(import torch|load_flux)\b', self.code))
 
 
 def pages(root: Path) -> list[Path]:
@@ -60,29 +60,31 @@ def read(root: Path) -> tuple[list[Sample], list[str]]:
     for path in pages(root):
         _read_page(path, str(path.relative_to(root)), samples, faults)
     idle = [one for one in samples if one.language != 'text' and not one.is_run]
-    faults += [f'{one.where}: says no reason why it is not run' for one in idle if not one.mark.removeprefix('no-run').strip(': ')]
+    without_reason = [one for one in idle if not one.mark.removeprefix('no-run').strip(': ')]
+    faults += [f'{one.where}: says no reason why it is not run' for one in without_reason]
     if len(idle) > MOST_WITHOUT_RUN:
         faults.append(f'{len(idle)} samples are not run, at most {MOST_WITHOUT_RUN} may be')
     return samples, faults
 
 
 def _read_page(path: Path, name: str, samples: list[Sample], faults: list[str]) -> None:
-    open_fence = mark = ''
+    is_open = False
+    indent = mark = ''
     in_list = False
     before = ''
     for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
         fence = FENCE.match(line)
-        if open_fence:
+        if is_open:
             if line.strip() == '```':
-                open_fence = ''
+                is_open = False
             else:
                 samples[-1].code += line.removeprefix(indent) + '\n'
         elif fence:
-            indent, open_fence = fence[1], '```'
+            indent, is_open = fence[1], True
             samples.append(Sample(name, number, fence[2].strip(), '', mark))
             mark = ''
             if samples[-1].language not in LANGUAGES:
-                faults.append(f'{name}:{number}: a sample in {fence[2] or "no language"}: it is one of {", ".join(LANGUAGES)}')
+                faults.append(f'{name}:{number}: "{fence[2]}" is not one of the languages {", ".join(LANGUAGES)}')
         elif found := MARK.match(line):
             mark = found[1]
         elif line.strip():
@@ -96,5 +98,5 @@ def _read_page(path: Path, name: str, samples: list[Sample], faults: list[str]) 
                 faults.append(f'{name}:{number}: a mark with no sample behind it')
                 mark = ''
         before = line
-    if open_fence:
+    if is_open:
         faults.append(f'{name}: the last fence is not closed')

@@ -26,7 +26,7 @@ compiler = sys.argv[4:]
 
 DEV = """#!/bin/sh
 set -eu
-'{root}/dev' help | grep -q "^  ${{1:-help}} " || {{ echo "dev has no verb $1" >&2; exit 1; }}
+[ "${{1:-help}}" = help ] || '{root}/dev' help | grep -q "^  $1 " || {{ echo "dev has no verb $1" >&2; exit 1; }}
 """
 BODY = """\
 #include <inttypes.h>
@@ -161,13 +161,13 @@ class Page:
     def _c(self, sample: Sample) -> str:
         is_program = re.search(r'^int main\(', sample.code, re.M)
         source = self.folder / (sample.file or 'sample.c')
-        source.write_text(sample.code if is_program else BODY.replace('@sample@', checked(sample.code)), encoding='utf-8')
+        code = sample.code if is_program else BODY.replace('@sample@', checked(sample.code))
+        source.write_text(code, encoding='utf-8')
         include = [f'-I{root}/include', f'-I{build}/include']
         library = [f'-L{build}/src', '-l:libunstick.so.0']
         program = self.folder / 'sample'
-        return self._command([*compiler, *FLAGS, *include, str(source), *library, '-o', str(program)], 0) or self._command(
-            [str(program)], 0
-        )
+        fault = self._command([*compiler, *FLAGS, *include, str(source), *library, '-o', str(program)], 0)
+        return fault or self._command([str(program)], 0)
 
     def _command(self, command: list[str], status: int) -> str:
         done = subprocess.run(
