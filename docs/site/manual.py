@@ -83,6 +83,9 @@ def inline(text: str) -> str:
     closers: list[str] = []
     glue = True
     words = shlex.split(text)
+    tail = ''
+    while len(words) > 1 and words[-1] in CLOSING and words[-2] != ':':
+        tail = words.pop() + tail  # outside of what an enclosing macro closes
     for i, word in enumerate(words):
         if word == 'Ns':
             glue, style = True, ''
@@ -124,4 +127,4 @@ def inline(text: str) -> str:
             body = html.escape(line_text(word))
             out.append(('' if glue else ' ') + (f'<{tag}>{body}</{tag}>' if tag else body))
             glue = False
-    return ''.join([*out, *reversed(closers)])
+    return ''.join([*out, *reversed(closers), tail])

@@ -207,4 +207,5 @@ def _arguments(arguments: ast.arguments) -> list[str]:
         if char == ',' and depth == 0:
             pieces.append(text[start:i].strip())
             start = i + 1
-    return [one for one in (*pieces, text[start:].strip()) if one]
+    # As a formatter would have it: blanks around the default of what is annotated.
+    return [re.sub(r'^(\w+: .*?[^=!<>])=', r'\1 = ', one) for one in (*pieces, text[start:].strip()) if one]
