@@ -40,7 +40,7 @@ def load_tiny(request: pytest.FixtureRequest) -> Any:
 
     def load(model_id: str, quantization: str = 'none', **_: Any) -> Any:
         flux = request.getfixturevalue('flux')
-        pipe = flux.tiny_flux('plain' if quantization == 'none' else quantization, scale=4)
+        pipe = flux.tiny_flux('plain' if quantization == 'none' else quantization)
 
         class Small(type(pipe)):  # type: ignore[misc]
             def __call__(self, prompt: str, **options: Any) -> Any:
@@ -48,7 +48,8 @@ def load_tiny(request: pytest.FixtureRequest) -> Any:
                 return super().__call__(prompt, **{**options, **small})
 
         pipe.__class__ = Small
-        return pipe
+        torch = sys.modules['torch']
+        return pipe.to('cuda') if torch.cuda.is_available() else pipe  # as a loader does: where the cache is
 
     return load
 
@@ -66,6 +67,10 @@ def test_page(page: str, load_tiny: Any, tmp_path: Path, monkeypatch: pytest.Mon
         exec(code, namespace)
         if sample.mark == 'real-models':
             namespace['load_flux'] = load_tiny
+    if page == 'README.md':  # "back, not loaded"
+        found = {entry['key'].rpartition('_')[2]: entry for entry in namespace['cache'].entries()}
+        assert [found[name]['n_loads'] for name in ('8-bit', '4-bit')] == [1, 1]
+        assert found['8-bit']['n_hits'] + found['8-bit']['n_restores'] == 1
 
 
 def test_they_are_written_as_they_should_be() -> None:
