@@ -85,6 +85,8 @@ class Site:
             text = self._with_statuses(text)
         marked = markup.Markup(lambda target: self._resolve(source, url, target))
         body = marked.render(text)
+        unknown = set(re.findall(r'\bunstick_\w+(?=\()', text)) - set(self.symbols)
+        self.faults += [f'{source}: there is no {name}()' for name in sorted(unknown)]
         titles = [title for level, _, title in marked.headings if level == 1]
         if len(titles) != 1:
             self.faults.append(f'{source}: has {len(titles)} titles, where a page has one')
