@@ -7,13 +7,14 @@ make a small image; everything else is as it stands on the page.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from unstick import _unstick
+from unstick import _unstick, allocation
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / 'test' / 'docs'))
@@ -54,6 +55,19 @@ def load_tiny(request: pytest.FixtureRequest) -> Any:
     return load
 
 
+@pytest.fixture
+def allocator_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample sets torch's allocator; what other tests find is not its business."""
+    for name in ('_profile', '_reason', '_wanted'):
+        monkeypatch.setattr(allocation, name, getattr(allocation, name))
+    for name in (allocation.CUDA, allocation.HIP, allocation.GENERIC):
+        was_set = name in os.environ
+        monkeypatch.setenv(name, os.environ.get(name, ''))
+        if not was_set:
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures('allocator_as_before')
 @pytest.mark.parametrize('page', parameters())
 def test_page(page: str, load_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
