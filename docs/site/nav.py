@@ -12,6 +12,7 @@ SECTIONS: list[tuple[str, list[tuple[str, str, str]]]] = [
         ('docs/howto/c-engine.md', 'howto/c-engine.html', 'Put it into a C engine'),
         ('docs/howto/griptape.md', 'howto/griptape.html', 'Use it in Griptape Nodes'),
         ('docs/howto/settings.md', 'howto/settings.html', 'Choose settings'),
+        ('docs/hibernate.md', 'hibernate.html', 'Hibernate a process'),
         ('docs/howto/stuck.md', 'howto/stuck.html', 'Find out who holds memory'),
     ]),
     ('Understand', [
