@@ -71,6 +71,8 @@ bool usk_entry_add(struct usk_entry *entry, struct usk_component *component)
         return false;
     entry->components = components;
     entry->components[entry->n_components++] = component;
+    /* It comes in whatever the policy is. */
+    component->lru_bytes = component->bytes;
     return true;
 }
 

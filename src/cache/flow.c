@@ -212,8 +212,10 @@ static enum look flow_look_locked(struct unstick_request *request)
 {
     struct usk_entry *entry = request->entry;
 
-    if (request->kind != USK_REQUEST_EVICT && usk_request_is_there(request))
+    if (request->kind != USK_REQUEST_EVICT && usk_request_is_there(request)) {
+        usk_request_note_hit(request);
         return LOOK_HIT;
+    }
     if (entry->loader && entry->loader != request)
         return flow_block(request, UNSTICK_WAIT_LOADING);
     /* That ends by itself, and soon: even who never waits for memory waits for it. */
@@ -271,8 +273,10 @@ static enum usk_request_phase plan_reclaim_first(struct unstick_request *request
 /* [lock] */
 static void flow_move(struct unstick_request *request)
 {
-    int r = usk_moves_mark(request);
+    int r;
 
+    usk_request_note_plan(request);
+    r = usk_moves_mark(request);
     request->phase = USK_REQUEST_LEAVE;
     if (r < 0)
         usk_flow_fail(request, r);
