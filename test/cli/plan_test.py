@@ -66,6 +66,20 @@ class Plan(cli_test.Case):
         self.assertEqual((out["available_bytes"], out["free_bytes"], out["evict_bytes"]), (16 * GIB, 4 * GIB, 6 * GIB))
         self.assertIn("b_none", out["reason"])
 
+    @unittest.skipUnless("FAKECUDA_PATH" in os.environ, "needs the stand-in for the driver")
+    def test_own_context_is_nobody_elses(self):
+        """What the command's context takes on a GPU stays in use there, but is not held by others."""
+        self.environment |= {"FAKECUDA_MEMORY": "128MiB", "LD_LIBRARY_PATH": os.environ["FAKECUDA_PATH"]}
+        arguments = ["--request", "flux_none", "--bytes", "1GiB"]
+        unknown = self.plan(*arguments, device="cuda:0")
+        self.environment["LD_LIBRARY_PATH"] += ":" + os.environ["FAKE_NVML_PATH"]
+        known = self.plan(*arguments, device="cuda:0")
+        # The stand-in for NVML has 10 MiB less in use after the context has ended.
+        self.assertEqual(known["held_by_others_bytes"], unknown["held_by_others_bytes"] - 10 * MIB)
+        self.assertEqual(known["available_bytes"], unknown["available_bytes"])
+        self.environment["FAKE_NVML_FAILS"] = "memory"
+        self.assertEqual(self.plan(*arguments, device="cuda:0"), unknown)
+
     def test_policies(self):
         arguments = ["--request", "flux_none", "--bytes", "5GiB", "--cached", "a_none=8GiB:idle=9", "--cached",
                      "b_none=4GiB"]
