@@ -3,18 +3,17 @@
 
 import json
 import os
-import sys
 import unittest
 
-import cli_test
-from cli_test import MIB
+import case
+from case import MIB
 
 GIB = 1 << 30
 FIELDS = {"verdict", "reason", "required_bytes", "available_bytes", "reclaim_bytes", "held_by_others_bytes", "victims",
           "suggestions"}
 
 
-class Plan(cli_test.Case):
+class Plan(case.Case):
     def setUp(self):
         super().setUp()
         self.environment["XDG_STATE_HOME"] = self.path("state")
@@ -212,7 +211,7 @@ class Plan(cli_test.Case):
         self.bad(*good, "--path", self.path("none"), says="none")
 
 
-class Workflow(cli_test.Case):
+class Workflow(case.Case):
     def advise(self, workload, *arguments):
         out = json.loads(self.good("plan", "--workflow", workload, *arguments, "--json"))
         text = self.good("plan", "--workflow", workload, *arguments)
@@ -281,5 +280,4 @@ class Workflow(cli_test.Case):
 
 
 if __name__ == "__main__":
-    cli_test.UNSTICK = os.path.abspath(sys.argv.pop(1))
-    unittest.main()
+    case.main()
