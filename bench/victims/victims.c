@@ -10,8 +10,8 @@
  * A share of the models is backed by pageable memory, which comes back eight times slower; with a share of 0 only the
  * guess who is asked for next makes a difference.
  *
- * Every trace of the policy by cost is played with the account of what LRU would have paid (unstick_rival), as the cache
- * keeps it.
+ * Every trace of the policy by cost is played with the account of what LRU would have paid (unstick_rival), as the
+ * cache keeps it.
  *
  * Even seeds were looked at while the policy was tuned, odd ones were not; the table has the odd ones only, --all adds
  * the even ones for comparison.
@@ -298,7 +298,9 @@ static void seeds_run(uint64_t parity, double slow_share)
     printf("\n");
 }
 
-/* A decision over 100 entries of 4 components, with a long list of victims, chosen by cost or twice: LRU's after all. */
+/*
+ * A decision over 100 entries of 4 components, with a long list of victims, chosen by cost or twice: LRU's after all.
+ */
 static void decide_time(bool is_twice)
 {
     enum { N = 100, PARTS = 4, RUNS = 20000, BATCH = 20 };

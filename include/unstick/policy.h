@@ -84,8 +84,8 @@ UNSTICK_EXPORT void unstick_reuse_note(struct unstick_reuse *reuse, uint64_t tur
 
 /**
  * What "least recently used" would have cost so far, beside what was paid: an account of the caller's that
- * UNSTICK_POLICY_COST looks at (unstick_snapshot.rival). While LRU would have been cheaper, LRU's choice is followed; so
- * no sequence of requests costs much more than it would cost LRU. Zero-initialize; lru_bytes is the caller's array.
+ * UNSTICK_POLICY_COST looks at (unstick_snapshot.rival). While LRU would have been cheaper, LRU's choice is followed;
+ * so no sequence of requests costs much more than it would cost LRU. Zero-initialize; lru_bytes is the caller's array.
  */
 struct unstick_rival {
     uint64_t *lru_bytes; /**< of each component of the snapshot, entry by entry: what would be on the device if LRU had

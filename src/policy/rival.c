@@ -10,14 +10,14 @@
  * (1 + RIVAL_MARGIN) times what LRU would have paid. A choice that might break this is LRU's instead.
  *
  * While LRU's choice is followed the excess does not grow: what only we have leaves first, and then what the shadow
- * gives up too; so what a request brings in is missing in the shadow as well, or was counted as to be brought back. That
- * is the whole argument for the bound, and it holds whatever is asked for. It is exact to a component: one of which the
- * shadow has a part leaves as a whole.
+ * gives up too; so what a request brings in is missing in the shadow as well, or was counted as to be brought back.
+ * That is the whole argument for the bound, and it holds whatever is asked for. It is exact to a component: one of
+ * which the shadow has a part leaves as a whole.
  *
- * The idea is that of adaptive caches, which simulate policies beside the contents and imitate the one that misses less,
- * by evicting what its simulation does not hold: R. Subramanian, Y. Smaragdakis, G. H. Loh, "Adaptive Caches: Effective
- * Shaping of Cache Behavior to Workloads", MICRO 2006; after A. Fiat et al., "Competitive Paging Algorithms", Journal of
- * Algorithms 12, 1991, who combine paging algorithms so that the result competes with each of them.
+ * The idea is that of adaptive caches, which simulate policies beside the contents and imitate the one that misses
+ * less, by evicting what its simulation does not hold: R. Subramanian, Y. Smaragdakis, G. H. Loh, "Adaptive Caches:
+ * Effective Shaping of Cache Behavior to Workloads", MICRO 2006; after A. Fiat et al., "Competitive Paging Algorithms",
+ * Journal of Algorithms 12, 1991, who combine paging algorithms so that the result competes with each of them.
  */
 #include "policy/rival.h"
 

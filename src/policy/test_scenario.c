@@ -475,7 +475,8 @@ static const char *check_rival(struct scenario *scenario, const struct unstick_p
 
     unstick_rival_note(&scenario->snapshot, &scenario->demand, plan);
     if (rival->n_notes == before.n_notes)
-        return rival->paid_s != before.paid_s || rival->lru_s != before.lru_s ? "what was not noted cost something" : NULL;
+        return rival->paid_s == before.paid_s && rival->lru_s == before.lru_s ? NULL
+                                                                              : "what was not noted cost something";
     if (rival->paid_s < before.paid_s || rival->lru_s < before.lru_s)
         return "a request paid less than nothing";
     for (size_t i = 0; i < scenario->snapshot.n_entries; i++) {

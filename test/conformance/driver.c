@@ -4,7 +4,8 @@
  * whether the ground still is where it was; run on test/fakecuda it tells whether the stand-in stands in.
  *
  * A line per fact. "ok" and "FAILED" are of facts that src/device/cuda is built on; "seen" is of behaviour that it
- * does not depend on, printed to be known; with --strict some of it has to be refused. Needs a driver, libc and nothing else; exits 0, 1, or 77 without a driver.
+ * does not depend on, printed to be known; with --strict some of it has to be refused. Needs a driver, libc and nothing
+ * else; exits 0, 1, or 77 without a driver.
  */
 #include <dlfcn.h>
 #include <pthread.h>

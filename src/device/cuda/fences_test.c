@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tickets, notifications and fences: what the conformance suite cannot see, since it has no stream of a host program. */
+/*
+ * Tickets, notifications and fences: what the conformance suite cannot see, since it has no stream of a host program.
+ */
 #include "device/cuda/fences.h"
 
 #include "device/cuda/fake_test.h"
