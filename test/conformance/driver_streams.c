@@ -223,7 +223,8 @@ static void check_one_capture(struct capture_rig *rig, const struct capture_op *
     cu.cuStreamSynchronize(rig->ours);
     if (is_relaxed && op->must_survive)
         fact(run.result == USK_CU_SUCCESS && survived, "relaxed, %s thread: %s: %s, the capture %s",
-             is_other_thread ? "other" : "same", op->name, driver_name_of(run.result), survived ? "survives" : "is lost");
+             is_other_thread ? "other" : "same", op->name, driver_name_of(run.result),
+             survived ? "survives" : "is lost");
     else
         seen(run.result, "%s, %s thread, the capture %s: %s", is_relaxed ? "relaxed" : "global",
              is_other_thread ? "other" : "same", survived ? "survives" : "is lost", op->name);
