@@ -13,7 +13,7 @@ import unittest
 import case
 from case import MIB
 
-VERBS = ["allocconf", "bench", "demo", "doctor", "estimate", "plan", "replay", "version"]
+VERBS = ["allocconf", "bench", "demo", "doctor", "estimate", "hibernate", "plan", "replay", "version", "wake"]
 
 
 class Usage(case.Case):
