@@ -79,6 +79,9 @@ void bench_buffer_free(struct bench *bench, struct bench_buffer *buffer);
 int bench_arena_new(struct bench *bench, struct usk_arena **ret_arena, struct unstick_error *error);
 void bench_arena_free(struct bench *bench, struct usk_arena *arena);
 
+/* Waits for a task of ours and frees it. */
+int bench_task_wait(struct unstick_task *task, struct unstick_error *error);
+
 /* Waits until what was submitted to the lane is done. */
 int bench_lane_wait(struct bench *bench, enum usk_lane lane, struct unstick_error *error);
 
