@@ -167,6 +167,8 @@ static bool arrive_undo(struct unstick_task *task, struct usk_step *step)
             step->is_waiting = true;
             return false;
         }
+        if (r == UNSTICK_BUSY)
+            r = usk_granule_give_up(task->region, task->cursor, NULL);
         if (r < 0 && task->kind == USK_TASK_RESTORE && !atomic_load(&task->region->dev->is_lost))
             continue; /* it has come and is whole: it stays */
         task->result.done_bytes -= usk_region_granule_bytes(task->region, task->cursor);
