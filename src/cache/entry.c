@@ -287,8 +287,10 @@ int unstick_cache_remove(struct unstick_cache *cache, const char *key, const cha
         component = usk_entry_component(entry, name);
     if (component) {
         is_busy = component->n_leases || component->mover || component->chore || component->adder;
-        if (!is_busy)
+        if (!is_busy) {
             usk_entry_remove(entry, component);
+            usk_cache_begin_end(cache);
+        }
         usk_cache_touch(cache);
     }
     usk_cache_unlock(cache);
@@ -301,6 +303,7 @@ int unstick_cache_remove(struct unstick_cache *cache, const char *key, const cha
         return usk_error_set(error, UNSTICK_BUSY, 0, "unstick_cache_remove",
                              "%s of %s is in use by a lease, a request or a task; end those first", name, key);
     usk_component_free(component);
+    usk_cache_end(cache);
     return UNSTICK_OK;
 }
 
@@ -327,6 +330,7 @@ int unstick_cache_drop(struct unstick_cache *cache, const char *key, struct unst
         memmove(&cache->entries[i], &cache->entries[i + 1], (cache->n_entries - i) * sizeof(*cache->entries));
         if (cache->last_entry == entry)
             cache->last_entry = NULL;
+        usk_cache_begin_end(cache);
         usk_event_add(cache, UNSTICK_EVENT_DROP, entry, NULL, 0);
         usk_cache_touch(cache);
     }
@@ -337,5 +341,6 @@ int unstick_cache_drop(struct unstick_cache *cache, const char *key, struct unst
         return usk_error_set(error, UNSTICK_BUSY, 0, "unstick_cache_drop",
                              "%s is in use by a lease, a request or a task; end those first", key);
     usk_entry_free(entry);
+    usk_cache_end(cache);
     return UNSTICK_OK;
 }

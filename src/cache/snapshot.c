@@ -4,6 +4,8 @@
  * bring counts as there, what they take away counts as gone, and of the memory that is free now only that is shown
  * which nobody has claimed. So two requests that decide one after the other can never promise themselves the same
  * bytes, although neither waits for the other to finish.
+ *
+ * What a request brings is claimed as far as it is more than what it takes away itself: of that it waits for the end.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -131,6 +133,8 @@ static enum unstick_tier info_tier(const struct unstick_region_info *info)
 /* Adds one component; returns by how much what is under way will change what is free. */
 static int64_t view_add_component(struct usk_view *view, struct usk_component *component)
 {
+    int64_t freed;
+
     struct unstick_region_info info = usk_component_info(component);
     uint64_t backed = info.pinned_bytes + info.pageable_bytes + info.file_bytes;
     uint64_t resident = usk_min(usk_component_future(component, info.resident_bytes), component->bytes);
@@ -145,7 +149,10 @@ static int64_t view_add_component(struct usk_view *view, struct usk_component *c
         .n_leases = component->n_leases > info.n_leases ? component->n_leases : info.n_leases,
     };
     view->real_components[view->n_components++] = component;
-    return (int64_t)info.resident_bytes - (int64_t)resident;
+    freed = (int64_t)info.resident_bytes - (int64_t)resident;
+    if (component->mover)
+        component->mover->balance_bytes += freed;
+    return freed;
 }
 
 static int64_t view_add_claim(struct usk_view *view, uint64_t bytes)
@@ -173,8 +180,10 @@ static int64_t view_add_entry(struct usk_view *view, struct usk_entry *entry, co
 
     for (size_t i = 0; i < entry->n_components; i++)
         freed += view_add_component(view, entry->components[i]);
-    if (is_other_loading && entry->claim_bytes)
+    if (is_other_loading && entry->claim_bytes) {
         freed += view_add_claim(view, entry->claim_bytes);
+        entry->loader->balance_bytes -= (int64_t)entry->claim_bytes;
+    }
     if (view->n_components == first)
         return 0;
     view->real_entries[view->snapshot.n_entries] = entry;
@@ -194,17 +203,17 @@ static int64_t view_add_entry(struct usk_view *view, struct usk_entry *entry, co
 }
 
 /* Of what is free now, only what nobody claims; of what will be free, the rest is on its way. */
-static void view_foresee(struct usk_view *view, int64_t freed_bytes)
+static void view_foresee(struct usk_view *view, int64_t freed_bytes, int64_t claimed_bytes)
 {
     struct unstick_reading *reading = &view->reading;
     int64_t free_now = (int64_t)(reading->free_bytes + reading->spare_bytes);
-    int64_t free_then = free_now + freed_bytes, free_shown, taken;
+    int64_t free_then = free_now + freed_bytes, free_shown = free_now - claimed_bytes, taken;
 
-    free_then = free_then < 0 ? 0 : free_then;
-    free_shown = free_now < free_then ? free_now : free_then;
     /* Spares belong to whoever waits for them; nobody does if nothing is under way. */
-    if (!freed_bytes && free_shown == free_now)
+    if (!freed_bytes && !claimed_bytes)
         return;
+    free_then = free_then < 0 ? 0 : free_then;
+    free_shown = free_shown < 0 ? 0 : free_shown;
     if (free_shown > (int64_t)reading->free_bytes)
         free_shown = (int64_t)reading->free_bytes;
     taken = (int64_t)reading->free_bytes - free_shown;
@@ -268,7 +277,7 @@ static int view_fill(struct unstick_request *request, const struct unstick_readi
     struct unstick_cache *cache = request->cache;
     struct usk_view *view = &request->view;
     size_t n_components = cache->n_entries + 1;
-    int64_t freed = 0;
+    int64_t freed = 0, claimed = 0;
 
     for (size_t i = 0; i < cache->n_entries; i++)
         n_components += cache->entries[i]->n_components;
@@ -287,9 +296,13 @@ static int view_fill(struct unstick_request *request, const struct unstick_readi
     };
     memcpy(view->snapshot.rates, cache->rates, sizeof(cache->rates));
     view_catch_up(view, cache->dev);
+    for (struct unstick_request *other = cache->requests; other; other = other->next)
+        other->balance_bytes = 0;
     for (size_t i = 0; i < cache->n_entries; i++)
         freed += view_add_entry(view, cache->entries[i], request);
-    view_foresee(view, freed);
+    for (struct unstick_request *other = cache->requests; other; other = other->next)
+        claimed -= other->balance_bytes < 0 ? other->balance_bytes : 0;
+    view_foresee(view, freed, claimed);
     view_see_host(view, cache);
     return UNSTICK_OK;
 }
