@@ -153,17 +153,19 @@ int cli_state_read_peaks(struct unstick_peaks **ret_peaks, struct unstick_error 
     return state_load(path, ret_peaks, error);
 }
 
+/* Under the lock: one name is enough, and what a writer that was killed left under it goes here. */
 static int state_write(const char *path, const char *text, size_t length, struct unstick_error *error)
 {
     size_t size = strlen(path) + 8;
     USK_CLEANUP(usk_freep) char *made = malloc(size);
-    const char *operation = "mkostemp";
+    const char *operation = "open";
     int fd, native = 0;
 
     if (!made)
         return state_no_memory(error);
-    snprintf(made, size, "%s.XXXXXX", path);
-    fd = mkostemp(made, O_CLOEXEC); /* with mode 0600 */
+    snprintf(made, size, "%s.new", path);
+    unlink(made);
+    fd = open(made, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return usk_error_errno(error, errno, operation, "cannot write beside %s", path);
     for (size_t at = 0; at < length && !native;) {

@@ -296,6 +296,15 @@ class Peaks(Case):
         self.assertEqual(self.estimate(os.path.join(path, "model.safetensors"), "--quant", "none")["id"],
                          "black-forest-labs/FLUX.1-dev")
 
+    def test_what_a_killed_writer_left_goes(self):
+        os.makedirs(os.path.dirname(self.peaks))
+        with open(f"{self.peaks}.new", "w", encoding="utf-8") as file:
+            file.write('{"version"')
+        self.assertEqual(self.estimate("--id", "org/a")["learned"], {})
+        self.estimate("--id", "org/a", "--quant", "int8", "--record", "1GiB")
+        self.assertEqual(sorted(os.listdir(os.path.dirname(self.peaks))), ["peaks.json", "peaks.lock"])
+        self.assertEqual(self.estimate("--id", "org/a")["learned"]["8-bit"]["bytes"], GIB)
+
     def test_damaged(self):
         self.good("estimate", "--id", "a", "--quant", "8-bit", "--record", "1GiB")
         with open(self.peaks, "rb") as file:
