@@ -388,6 +388,24 @@ static void test_busy_driver(void **state)
     fixture_file_close(&file);
 }
 
+/* max_bytes is for evictions and restores: what a load left out could never be loaded again. */
+static void test_loads_are_whole(void **state)
+{
+    struct fixture *fixture = *state;
+    struct unstick_task_options options = { .size = sizeof(options), .max_bytes = GRANULE };
+    struct unstick_region *region = region_new(fixture, 3 * GRANULE);
+    struct fixture_file file;
+    struct unstick_task *task;
+
+    fixture_file_open(fixture, &file, 3 * GRANULE, 19);
+    assert_int_equal(unstick_region_load(region, &file.layout, &options, &task, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_task_wait(task, NULL), UNSTICK_OK);
+    unstick_task_free(task);
+    fixture_assert_contents(region, file.image, 3 * GRANULE);
+    unstick_region_unref(region);
+    fixture_file_close(&file);
+}
+
 /* It asks to be asked again, and the task is canceled meanwhile: the granule in question is here or there. */
 static void test_canceled_while_the_driver_is_busy(void **state)
 {
@@ -577,6 +595,7 @@ int main(void)
         CASE(test_leases),
         CASE(test_cancel_at_every_step),
         CASE(test_busy_driver),
+        CASE(test_loads_are_whole),
         CASE(test_canceled_while_the_driver_is_busy),
         CASE(test_claimed_memory_is_left),
         CASE(test_budget),

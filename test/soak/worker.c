@@ -26,7 +26,7 @@
 #define DEVICE_BYTES (256 * SOAK_GRANULE)
 #define N_OPS_PER_ROUND 60
 #define N_ROUNDS_PER_REST 2
-#define N_ROUNDS_PER_WORLD 40
+#define N_ROUNDS_PER_WORLD 400
 #define MAX_TRIES 1000
 #define MAX_CALM_TRIES 5
 /* Long ago, on the scale of a round: a request that takes longer hangs. The conductor watches too. */
