@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "../test/core/script.h"
+#include "script.h"
 
 #define SCRIPT_OPS 80
 

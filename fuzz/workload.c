@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../cli/workload.h"
+#include "workload.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 

@@ -65,7 +65,7 @@ struct usk_component *usk_entry_component(struct usk_entry *entry, const char *n
 
 bool usk_entry_add(struct usk_entry *entry, struct usk_component *component)
 {
-    struct usk_component **components = realloc(entry->components, (entry->n_components + 1) * sizeof(*components));
+    struct usk_component **components = realloc(entry->components, (entry->n_components + 1) * sizeof(struct usk_component *));
 
     if (!components)
         return false;
@@ -83,7 +83,7 @@ void usk_entry_remove(struct usk_entry *entry, struct usk_component *component)
     if (i == entry->n_components)
         return;
     entry->n_components--;
-    memmove(&entry->components[i], &entry->components[i + 1], (entry->n_components - i) * sizeof(*entry->components));
+    memmove(&entry->components[i], &entry->components[i + 1], (entry->n_components - i) * sizeof(struct usk_component *));
 }
 
 /* One block: the layout, its extents, its paths, and their characters. */
@@ -240,7 +240,7 @@ int unstick_cache_set_idle(struct unstick_cache *cache, const char *key, uint64_
 int unstick_cache_add(struct unstick_cache *cache, const char *key, const struct unstick_cache_component *given,
                       struct unstick_error *error)
 {
-    struct usk_component *component;
+    struct usk_component *component = NULL;
     struct usk_entry *entry;
     bool is_busy = false, is_taken = false, is_added = false;
     int r;
@@ -248,7 +248,7 @@ int unstick_cache_add(struct unstick_cache *cache, const char *key, const struct
     if (usk_context_is_forked(cache->ctx))
         return usk_context_fail_forked(error);
     r = usk_component_new(cache, given, &component, error);
-    if (r < 0)
+    if (r < 0 || !component)
         return r;
     usk_cache_lock(cache);
     entry = usk_entry_find(cache, key);
@@ -327,7 +327,7 @@ int unstick_cache_drop(struct unstick_cache *cache, const char *key, struct unst
         while (cache->entries[i] != entry)
             i++;
         cache->n_entries--;
-        memmove(&cache->entries[i], &cache->entries[i + 1], (cache->n_entries - i) * sizeof(*cache->entries));
+        memmove(&cache->entries[i], &cache->entries[i + 1], (cache->n_entries - i) * sizeof(struct usk_entry *));
         if (cache->last_entry == entry)
             cache->last_entry = NULL;
         usk_cache_begin_end(cache);

@@ -170,7 +170,7 @@ bool usk_request_is_there(const struct unstick_request *request)
     struct usk_entry *entry = request->entry;
     size_t n_wanted = 0;
 
-    if (strcmp(entry->fingerprint, request->fingerprint))
+    if (strcmp(entry->fingerprint, request->fingerprint) != 0)
         return false;
     for (size_t i = 0; i < entry->n_components; i++) {
         if (!usk_request_wants(request, entry->components[i]->name))

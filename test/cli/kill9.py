@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """kill -9 at random points: kill9.py PATH-TO-UNSTICK [N [SEED]]; a record in JSON, exit 0 if all is well.
 
-`unstick replay` on a host device is killed N times, at a time drawn from all that a run takes, with backups in every
+`unstick replay` on a host device is killed N times, at times drawn from all that a run takes, with backups in every
 tier; so is the verb that writes the state directory. After each kill nothing may be left: no process, no file or
 folder, no shared memory, no semaphore; and the next run starts clean, verifies every tensor and gives all memory back.
 
@@ -91,7 +91,7 @@ class Victim:
                     flags = int(file.read().split("flags:")[1].split()[0], 8)
             except (OSError, IndexError):
                 continue
-            if path.startswith("/") and not path.startswith(("/dev/null", "/memfd:")) and flags & os.O_ACCMODE:
+            if path.startswith("/") and not path.startswith(("/dev/null", "/memfd:", "/proc/")) and flags & os.O_ACCMODE:
                 paths.append(path)
         return paths
 
@@ -135,14 +135,15 @@ def measure(victim, arguments):
 def kill_replay(victim, n, luck):
     seconds = measure(victim, victim.replay("auto"))
     before = victim.see()
-    n_killed = 0
-    for i in range(n):
+    n_killed = i = 0
+    while n_killed < n:
+        i += 1
         tier = TIERS[i % len(TIERS)]
         n_killed += victim.kill(victim.replay(tier), luck.uniform(0, 1.2 * seconds))
         compare(before, victim.see(), f"kill {i} of replay --backup {tier}")
         victim.check_clean_run(tier)
     compare(before, victim.see(), "after all runs")
-    return {"n": n, "n_killed": n_killed, "run_s": round(seconds, 4)}
+    return {"n_killed": n_killed, "n_ended_first": i - n_killed, "run_s": round(seconds, 4)}
 
 
 def kill_record(victim, n, luck):
@@ -150,13 +151,14 @@ def kill_record(victim, n, luck):
     seconds = measure(victim, victim.record(0))
     names = {"peaks.json", "peaks.lock"}
     folder = os.path.join(victim.state, "unstick")
-    n_killed = 0
-    for i in range(n):
+    n_killed = i = 0
+    while n_killed < n:
+        i += 1
         n_killed += victim.kill(victim.record(i), luck.uniform(0, 1.2 * seconds))
         victim.run(*victim.record(i))
         if set(os.listdir(folder)) != names:
             raise Fault(f"kill {i} of estimate --record: the state holds {os.listdir(folder)}")
-    return {"n": n, "n_killed": n_killed, "run_s": round(seconds, 4)}
+    return {"n_killed": n_killed, "n_ended_first": i - n_killed, "run_s": round(seconds, 4)}
 
 
 def main(unstick, n=20, seed=1, is_alone=False):
