@@ -18,16 +18,13 @@
         stolen_;                                                                                             \
     })
 
-/* Makes `<fn>p()`, which takes the address of the variable, from a destructor that allows NULL.
- * A type in parentheses is no parameter: NOLINTBEGIN(bugprone-macro-parentheses) */
+/* Makes `<fn>p()`, which takes the address of the variable, from a destructor that allows NULL. */
 #define USK_DEFINE_CLEANUP(_type, _fn)                                                                       \
     static inline void _fn##p(_type *object)                                                                 \
     {                                                                                                        \
         if (*object)                                                                                         \
             _fn(*object);                                                                                    \
     }
-
-/* NOLINTEND(bugprone-macro-parentheses) */
 
 static inline void usk_freep(void *pointer)
 {

@@ -157,7 +157,7 @@ int unstick_key_build(const char *model_id, enum unstick_quantization quantizati
     if (!key || size < n + 2 || length > size - n - 2)
         return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "key",
                              "the key of \"%.200s\" has %zu bytes, the buffer %zu", model_id, length + n + 2, size);
-    memmove(key, model_id, length); /* the end follows: NOLINT(bugprone-not-null-terminated-result) */
+    memmove(key, model_id, length);
     key[length] = '_';
     memcpy(key + length + 1, quantization_names[quantization], n + 1);
     return UNSTICK_OK;

@@ -2,13 +2,17 @@
 /*
  * Without host memory: every allocation of this thread fails once, each in its turn, on the way of two models through a
  * context, a device, a cache, its requests and leases, and of a region through its tasks. What fails says so, or does
- * without; nothing is left behind, which the address sanitizer watches; and the contents are right to the end. Linked
- * with --wrap for malloc and its kin.
+ * without; nothing is left behind, which the address sanitizer watches; and the contents are right to the end. Then the
+ * same with the calls of the system that take memory or descriptors. Linked with --wrap for all of them.
  */
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "fixture.h"
 
@@ -23,13 +27,30 @@ void *__wrap_malloc(size_t bytes);
 void *__wrap_calloc(size_t n, size_t bytes);
 void *__wrap_realloc(void *pointer, size_t bytes);
 char *__wrap_strdup(const char *text);
+void *__real_mmap64(void *address, size_t bytes, int protection, int flags, int fd, off_t offset);
+void *__wrap_mmap64(void *address, size_t bytes, int protection, int flags, int fd, off_t offset);
+int __real_memfd_create(const char *name, unsigned int flags);
+int __wrap_memfd_create(const char *name, unsigned int flags);
+int __real_eventfd(unsigned int count, int flags);
+int __wrap_eventfd(unsigned int count, int flags);
+int __real_ftruncate64(int fd, off_t bytes);
+int __wrap_ftruncate64(int fd, off_t bytes);
+int __real_fallocate64(int fd, int mode, off_t offset, off_t bytes);
+int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes);
+int __real_fstat64(int fd, struct stat *ret_stat);
+int __wrap_fstat64(int fd, struct stat *ret_stat);
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *userdata);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *userdata);
 
+enum what { ALLOCATIONS, SYSTEM_CALLS };
+
+static enum what what_fails;
 static unsigned int n_until_failure; /* 0: none fails */
 static pthread_t failing_thread;
 
-static bool fails(void)
+static bool fails(enum what what)
 {
-    if (!pthread_equal(pthread_self(), failing_thread) || !n_until_failure || --n_until_failure)
+    if (what != what_fails || !n_until_failure || !pthread_equal(pthread_self(), failing_thread) || --n_until_failure)
         return false;
     errno = ENOMEM;
     return true;
@@ -37,22 +58,57 @@ static bool fails(void)
 
 void *__wrap_malloc(size_t bytes)
 {
-    return fails() ? NULL : __real_malloc(bytes);
+    return fails(ALLOCATIONS) ? NULL : __real_malloc(bytes);
 }
 
 void *__wrap_calloc(size_t n, size_t bytes)
 {
-    return fails() ? NULL : __real_calloc(n, bytes);
+    return fails(ALLOCATIONS) ? NULL : __real_calloc(n, bytes);
 }
 
 void *__wrap_realloc(void *pointer, size_t bytes)
 {
-    return fails() ? NULL : __real_realloc(pointer, bytes);
+    return fails(ALLOCATIONS) ? NULL : __real_realloc(pointer, bytes);
 }
 
 char *__wrap_strdup(const char *text)
 {
-    return fails() ? NULL : __real_strdup(text);
+    return fails(ALLOCATIONS) ? NULL : __real_strdup(text);
+}
+
+void *__wrap_mmap64(void *address, size_t bytes, int protection, int flags, int fd, off_t offset)
+{
+    return fails(SYSTEM_CALLS) ? MAP_FAILED : __real_mmap64(address, bytes, protection, flags, fd, offset);
+}
+
+int __wrap_memfd_create(const char *name, unsigned int flags)
+{
+    return fails(SYSTEM_CALLS) ? -1 : __real_memfd_create(name, flags);
+}
+
+int __wrap_eventfd(unsigned int count, int flags)
+{
+    return fails(SYSTEM_CALLS) ? -1 : __real_eventfd(count, flags);
+}
+
+int __wrap_ftruncate64(int fd, off_t bytes)
+{
+    return fails(SYSTEM_CALLS) ? -1 : __real_ftruncate64(fd, bytes);
+}
+
+int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes)
+{
+    return fails(SYSTEM_CALLS) ? -1 : __real_fallocate64(fd, mode, offset, bytes);
+}
+
+int __wrap_fstat64(int fd, struct stat *ret_stat)
+{
+    return fails(SYSTEM_CALLS) ? -1 : __real_fstat64(fd, ret_stat);
+}
+
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *userdata)
+{
+    return fails(SYSTEM_CALLS) ? EAGAIN : __real_pthread_create(thread, attributes, run, userdata);
 }
 
 /* --- what runs --- */
@@ -249,14 +305,21 @@ static void run_close(struct run *run)
     unstick_context_free(run->ctx);
 }
 
-static void test_every_allocation_may_fail(void **state)
+/* What may become of a run whose n-th call failed; what the system refuses has a name of its own. */
+static bool run_may_end_with(enum what what, int status)
+{
+    return status == UNSTICK_OUT_OF_HOST_MEMORY || (what == SYSTEM_CALLS && status < 0 &&
+                                                    status != UNSTICK_INVALID_ARGUMENT && status != UNSTICK_MISMATCH);
+}
+
+static void check_failures(enum what what, unsigned int least)
 {
     struct fixture fixture;
     struct fixture_file files[MODELS];
     unsigned int n = 0, n_refused = 0;
     bool is_over = false;
 
-    (void)state;
+    what_fails = what;
     fixture_open(&fixture, NULL);
     for (size_t i = 0; i < MODELS; i++)
         fixture_file_open(&fixture, &files[i], MODEL_BYTES, i + 1);
@@ -271,24 +334,39 @@ static void test_every_allocation_may_fail(void **state)
         is_over = n_until_failure;
         n_until_failure = 0;
         if (r < 0) {
-            if (r != UNSTICK_OUT_OF_HOST_MEMORY)
-                fail_msg("allocation %u: %s: %s", n, unstick_status_name(r), run.error.text);
+            if (!run_may_end_with(what, r))
+                fail_msg("call %u: %s: %s", n, unstick_status_name(r), run.error.text);
             assert_true(run.error.text[0]);
             n_refused++;
         }
         assert_true(r == UNSTICK_OK || !is_over);
         run_close(&run);
     }
-    print_message("%u allocations, %u refusals\n", n - 1, n_refused);
-    assert_true(n_refused > 100);
+    print_message("%u calls, %u refusals\n", n - 1, n_refused);
+    assert_true(n_refused > least);
     for (size_t i = 0; i < MODELS; i++)
         fixture_file_close(&files[i]);
     fixture_close(&fixture);
 }
 
+static void test_every_allocation_may_fail(void **state)
+{
+    (void)state;
+    check_failures(ALLOCATIONS, 100);
+}
+
+static void test_every_system_call_may_fail(void **state)
+{
+    (void)state;
+    check_failures(SYSTEM_CALLS, 20);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_every_allocation_may_fail) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_allocation_may_fail),
+        cmocka_unit_test(test_every_system_call_may_fail),
+    };
 
     if (!fixture_init())
         return 77;
