@@ -55,7 +55,7 @@ void usk_cache_publish_claims(struct unstick_cache *cache)
             uint64_t resident = usk_component_info(component).resident_bytes;
             uint64_t future = usk_component_future(component, resident);
 
-            if (component->mover && !usk_moves_have_sources(component->mover))
+            if (component->mover && !component->mover->has_sources)
                 claimed += future - usk_min(future, resident);
         }
     }

@@ -29,11 +29,6 @@ bool usk_moves_may_overlap(const struct unstick_request *request)
     return true;
 }
 
-bool usk_moves_have_sources(const struct unstick_request *request)
-{
-    return request->n_leaving && usk_moves_may_overlap(request);
-}
-
 static int move_make_region(struct unstick_request *request, struct usk_component *component)
 {
     struct unstick_region *region;
@@ -392,6 +387,7 @@ void usk_moves_finish(struct unstick_request *request, bool is_lost)
         entry->claim_bytes = 0;
         request->is_loader = false;
     }
+    request->has_sources = false;
     usk_cache_publish_claims(cache);
     if (gone)
         usk_cache_begin_end(cache);

@@ -95,6 +95,7 @@ struct unstick_request {
     bool is_waiting;                         /* lock: for memory */
     bool is_loading;                         /* lock: the host loads for it */
     bool is_loader;                          /* entry->loader is this */
+    bool has_sources;                        /* lock: what comes gets the memory of what leaves for it */
     bool has_reclaimed, has_waited, is_reclaiming_late, has_host_loaded, is_retrying;
     unsigned int n_shortages, n_patience;
     int64_t balance_bytes;                   /* lock: while somebody decides; see snapshot.c */
@@ -198,8 +199,6 @@ bool usk_moves_undo(struct unstick_request *request);
 /* Drops all marks. If `is_lost`, what came with this request goes again: offers go back to the request. */
 void usk_moves_finish(struct unstick_request *request, bool is_lost);
 bool usk_moves_may_overlap(const struct unstick_request *request);
-/* What comes gets the memory of what leaves for it. */
-bool usk_moves_have_sources(const struct unstick_request *request);
 
 /* --- recover.c --- */
 
