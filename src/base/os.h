@@ -85,6 +85,7 @@ struct usk_file_id {
     uint64_t device, inode, bytes, modified_ns;
 };
 
+/* To be read. Anything but a regular file is UNSTICK_BAD_FORMAT, and is not waited for. */
 int usk_os_file_open(const char *path, int *ret_fd, struct unstick_error *error);
 int usk_os_file_id(int fd, struct usk_file_id *ret_id, struct unstick_error *error);
 /* Reads exactly `bytes`; a shorter file is UNSTICK_BAD_FORMAT. `path` is for the message. */

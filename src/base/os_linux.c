@@ -280,10 +280,16 @@ void usk_os_prefer_node(void *address, uint64_t bytes, int node)
 
 int usk_os_file_open(const char *path, int *ret_fd, struct unstick_error *error)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* A pipe that somebody put there must not be waited for. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat st;
 
     if (fd < 0)
         return usk_error_errno(error, errno, "open", "cannot open %s", path);
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+        close(fd);
+        return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "open", "%s is not a regular file", path);
+    }
     *ret_fd = fd;
     return UNSTICK_OK;
 }

@@ -65,7 +65,7 @@ struct usk_component *usk_entry_component(struct usk_entry *entry, const char *n
 
 bool usk_entry_add(struct usk_entry *entry, struct usk_component *component)
 {
-    struct usk_component **components = realloc(entry->components, (entry->n_components + 1) * sizeof(*components));
+    struct usk_component **components = realloc(entry->components, (entry->n_components + 1) * sizeof(struct usk_component *));
 
     if (!components)
         return false;
@@ -85,7 +85,7 @@ void usk_entry_remove(struct usk_entry *entry, struct usk_component *component)
     if (i == entry->n_components)
         return;
     entry->n_components--;
-    memmove(&entry->components[i], &entry->components[i + 1], (entry->n_components - i) * sizeof(*entry->components));
+    memmove(&entry->components[i], &entry->components[i + 1], (entry->n_components - i) * sizeof(struct usk_component *));
 }
 
 /* One block: the layout, its extents, its paths, and their characters. */
@@ -256,7 +256,7 @@ int unstick_cache_set_idle(struct unstick_cache *cache, const char *key, uint64_
 int unstick_cache_add(struct unstick_cache *cache, const char *key, const struct unstick_cache_component *given,
                       struct unstick_error *error)
 {
-    struct usk_component *component;
+    struct usk_component *component = NULL;
     struct usk_entry *entry;
     bool is_busy, is_taken, is_added;
     int r;
@@ -264,7 +264,7 @@ int unstick_cache_add(struct unstick_cache *cache, const char *key, const struct
     if (usk_context_is_forked(cache->ctx))
         return usk_context_fail_forked(error);
     r = usk_component_new(cache, given, &component, error);
-    if (r < 0)
+    if (r < 0 || !component)
         return r;
     r = entry_lock(cache, key, "unstick_cache_add", &entry, error);
     if (r < 0) {
@@ -299,8 +299,10 @@ int unstick_cache_remove(struct unstick_cache *cache, const char *key, const cha
     component = name ? usk_entry_component(entry, name) : NULL;
     if (component)
         is_busy = component->n_leases || component->mover || component->chore || component->adder;
-    if (component && !is_busy)
+    if (component && !is_busy) {
         usk_entry_remove(entry, component);
+        usk_cache_begin_end(cache);
+    }
     entry_unlock(cache);
     if (!component)
         return usk_error_set(error, UNSTICK_NOT_FOUND, 0, "unstick_cache_remove", "%s has no component %s", key,
@@ -309,6 +311,7 @@ int unstick_cache_remove(struct unstick_cache *cache, const char *key, const cha
         return usk_error_set(error, UNSTICK_BUSY, 0, "unstick_cache_remove",
                              "%s of %s is in use by a lease, a request or a task; end those first", name, key);
     usk_component_free(component);
+    usk_cache_end(cache);
     return UNSTICK_OK;
 }
 
@@ -329,9 +332,10 @@ int unstick_cache_drop(struct unstick_cache *cache, const char *key, struct unst
         while (cache->entries[i] != entry)
             i++;
         cache->n_entries--;
-        memmove(&cache->entries[i], &cache->entries[i + 1], (cache->n_entries - i) * sizeof(*cache->entries));
+        memmove(&cache->entries[i], &cache->entries[i + 1], (cache->n_entries - i) * sizeof(struct usk_entry *));
         if (cache->last_entry == entry)
             cache->last_entry = NULL;
+        usk_cache_begin_end(cache);
         usk_event_add(cache, UNSTICK_EVENT_DROP, entry, NULL, 0);
     }
     entry_unlock(cache);
@@ -339,5 +343,6 @@ int unstick_cache_drop(struct unstick_cache *cache, const char *key, struct unst
         return usk_error_set(error, UNSTICK_BUSY, 0, "unstick_cache_drop",
                              "%s is in use by a lease, a request or a task; end those first", key);
     usk_entry_free(entry);
+    usk_cache_end(cache);
     return UNSTICK_OK;
 }

@@ -170,12 +170,14 @@ bool usk_request_is_there(const struct unstick_request *request)
     struct usk_entry *entry = request->entry;
     size_t n_wanted = 0;
 
-    if (strcmp(entry->fingerprint, request->fingerprint))
+    if (strcmp(entry->fingerprint, request->fingerprint) != 0)
         return false;
     for (size_t i = 0; i < entry->n_components; i++) {
         if (!usk_request_wants(request, entry->components[i]->name))
             continue;
-        if (!usk_component_is_there(entry->components[i]))
+        /* What another request's host has loaded so far goes again if the rest of it fails. */
+        if (!usk_component_is_there(entry->components[i]) ||
+            (entry->components[i]->adder && entry->components[i]->adder != request))
             return false;
         n_wanted++;
     }
@@ -287,6 +289,8 @@ static bool flow_is_unsettled(const struct unstick_request *request, bool has_to
 {
     const struct unstick_cache *cache = request->cache;
 
+    if (cache->n_ending)
+        return true;
     for (size_t i = 0; i < cache->n_entries; i++) {
         const struct usk_entry *entry = cache->entries[i];
 
@@ -513,15 +517,16 @@ static bool flow_host(struct unstick_request *request, struct unstick_request_ac
     request->has_host_loaded = true;
     usk_cache_lock(cache);
     request->is_loading = false;
-    /* What the host took is on the device now, and counted there. */
-    request->entry->claim_bytes = request->demand.working_bytes;
     usk_cache_unlock(cache);
     if (request->failure || usk_flow_is_canceled(request)) {
         request->phase = USK_REQUEST_STOP;
         return true;
     }
     usk_cache_lock(cache);
+    /* What the host took is on the device now, and counted there; what it only registered is marked, and so claimed. */
     r = usk_moves_mark_added(request);
+    request->entry->claim_bytes = request->demand.working_bytes;
+    usk_cache_publish_claims(cache);
     usk_event_add(cache, UNSTICK_EVENT_LOAD, request->entry, NULL, request->now_ns)->ns =
         request->now_ns - request->host_started_ns;
     usk_cache_unlock(cache);

@@ -280,6 +280,8 @@ int usk_moves_mark(struct unstick_request *request)
     r = moves_mark_victims(request);
     if (r == UNSTICK_OK && !request->is_stale)
         r = usk_moves_mark_arrivals(request);
+    request->has_sources = request->n_leaving && usk_moves_may_overlap(request);
+    usk_cache_publish_claims(request->cache);
     return r;
 }
 

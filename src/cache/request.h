@@ -96,8 +96,10 @@ struct unstick_request {
     bool is_waiting;                         /* lock: for memory */
     bool is_loading;                         /* lock: the host loads for it */
     bool is_loader;                          /* entry->loader is this */
+    bool has_sources;                        /* lock: what comes gets the memory of what leaves for it */
     bool has_reclaimed, has_waited, is_reclaiming_late, has_host_loaded, is_retrying, is_noted;
     unsigned int n_shortages, n_patience;
+    int64_t balance_bytes;                   /* lock: while somebody decides; see snapshot.c */
     uint64_t now_ns, started_ns, wait_since_ns, wait_chunk_ns, look_at_ns, seen_generation;
     enum unstick_wait wait;
 

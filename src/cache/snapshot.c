@@ -4,6 +4,8 @@
  * bring counts as there, what they take away counts as gone, and of the memory that is free now only that is shown
  * which nobody has claimed. So two requests that decide one after the other can never promise themselves the same
  * bytes, although neither waits for the other to finish.
+ *
+ * What a request brings is claimed as far as it is more than what it takes away itself: of that it waits for the end.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -133,6 +135,8 @@ static enum unstick_tier info_tier(const struct unstick_region_info *info)
 /* Adds one component; returns by how much what is under way will change what is free. */
 static int64_t view_add_component(struct usk_view *view, struct usk_component *component)
 {
+    int64_t freed;
+
     struct unstick_region_info info = usk_component_info(component);
     uint64_t backed = info.pinned_bytes + info.pageable_bytes + info.file_bytes;
     uint64_t resident = usk_min(usk_component_future(component, info.resident_bytes), component->bytes);
@@ -148,7 +152,10 @@ static int64_t view_add_component(struct usk_view *view, struct usk_component *c
     };
     view->rival.lru_bytes[view->n_components] = component->lru_bytes;
     view->real_components[view->n_components++] = component;
-    return (int64_t)info.resident_bytes - (int64_t)resident;
+    freed = (int64_t)info.resident_bytes - (int64_t)resident;
+    if (component->mover)
+        component->mover->balance_bytes += freed;
+    return freed;
 }
 
 static int64_t view_add_claim(struct usk_view *view, uint64_t bytes)
@@ -177,8 +184,10 @@ static int64_t view_add_entry(struct usk_view *view, struct usk_entry *entry, co
 
     for (size_t i = 0; i < entry->n_components; i++)
         freed += view_add_component(view, entry->components[i]);
-    if (is_other_loading && entry->claim_bytes)
+    if (is_other_loading && entry->claim_bytes) {
         freed += view_add_claim(view, entry->claim_bytes);
+        entry->loader->balance_bytes -= (int64_t)entry->claim_bytes;
+    }
     if (view->n_components == first)
         return 0;
     view->real_entries[view->snapshot.n_entries] = entry;
@@ -198,17 +207,17 @@ static int64_t view_add_entry(struct usk_view *view, struct usk_entry *entry, co
 }
 
 /* Of what is free now, only what nobody claims; of what will be free, the rest is on its way. */
-static void view_foresee(struct usk_view *view, int64_t freed_bytes)
+static void view_foresee(struct usk_view *view, int64_t freed_bytes, int64_t claimed_bytes)
 {
     struct unstick_reading *reading = &view->reading;
     int64_t free_now = (int64_t)(reading->free_bytes + reading->spare_bytes);
-    int64_t free_then = free_now + freed_bytes, free_shown, taken;
+    int64_t free_then = free_now + freed_bytes, free_shown = free_now - claimed_bytes, taken;
 
-    free_then = free_then < 0 ? 0 : free_then;
-    free_shown = free_now < free_then ? free_now : free_then;
     /* Spares belong to whoever waits for them; nobody does if nothing is under way. */
-    if (!freed_bytes && free_shown == free_now)
+    if (!freed_bytes && !claimed_bytes)
         return;
+    free_then = free_then < 0 ? 0 : free_then;
+    free_shown = free_shown < 0 ? 0 : free_shown;
     if (free_shown > (int64_t)reading->free_bytes)
         free_shown = (int64_t)reading->free_bytes;
     taken = (int64_t)reading->free_bytes - free_shown;
@@ -268,13 +277,13 @@ static void view_see_host(struct usk_view *view, struct unstick_cache *cache)
 }
 
 /* Entries alone, as they are now; returns by how much what is under way will change what is free. */
-static int view_fill_entries(struct unstick_request *request, int64_t *ret_freed)
+static int view_fill_entries(struct unstick_request *request, int64_t *ret_freed, int64_t *ret_claimed)
 {
     struct unstick_cache *cache = request->cache;
     struct usk_view *view = &request->view;
     size_t n_components = cache->n_entries + 1;
     uint64_t *lru_bytes;
-    int64_t freed = 0;
+    int64_t freed = 0, claimed = 0;
 
     for (size_t i = 0; i < cache->n_entries; i++)
         n_components += cache->entries[i]->n_components;
@@ -294,9 +303,14 @@ static int view_fill_entries(struct unstick_request *request, int64_t *ret_freed
         .rival = &view->rival,
     };
     memcpy(view->snapshot.rates, cache->rates, sizeof(cache->rates));
+    for (struct unstick_request *other = cache->requests; other; other = other->next)
+        other->balance_bytes = 0;
     for (size_t i = 0; i < cache->n_entries; i++)
         freed += view_add_entry(view, cache->entries[i], request);
+    for (struct unstick_request *other = cache->requests; other; other = other->next)
+        claimed -= other->balance_bytes < 0 ? other->balance_bytes : 0;
     *ret_freed = freed;
+    *ret_claimed = claimed;
     return UNSTICK_OK;
 }
 
@@ -304,15 +318,17 @@ static int view_fill(struct unstick_request *request, const struct unstick_readi
 {
     struct unstick_cache *cache = request->cache;
     struct usk_view *view = &request->view;
-    int64_t freed;
-    int r = view_fill_entries(request, &freed);
+    int64_t freed, claimed;
+    int r;
 
+    /* The accounts before the regions: what leaves in between is promised by neither. */
+    view->reading = *reading;
+    view_catch_up(view, cache->dev);
+    r = view_fill_entries(request, &freed, &claimed);
     if (r < 0)
         return r;
-    view->reading = *reading;
     view->snapshot.reading = &view->reading;
-    view_catch_up(view, cache->dev);
-    view_foresee(view, freed);
+    view_foresee(view, freed, claimed);
     view_see_host(view, cache);
     return UNSTICK_OK;
 }
@@ -422,14 +438,14 @@ void usk_request_note_hit(struct unstick_request *request)
                                  .stale_entry = UNSTICK_NO_ENTRY };
     const struct usk_entry *entry = request->entry;
     bool is_missed = false;
-    int64_t freed;
+    int64_t freed, claimed;
 
     /* A hit in the shadow too changes nothing: that is the hit that has to be fast. */
     for (size_t i = 0; i < entry->n_components; i++)
         is_missed |= usk_request_wants(request, entry->components[i]->name) &&
                      entry->components[i]->lru_bytes < entry->components[i]->bytes;
     if (!is_missed || request->is_noted || request->cache->options.policy != UNSTICK_POLICY_COST ||
-        view_fill_entries(request, &freed) < 0)
+        view_fill_entries(request, &freed, &claimed) < 0)
         return;
     while (request->view.real_entries[plan.entry] != entry)
         plan.entry++;

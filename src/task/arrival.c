@@ -241,6 +241,11 @@ static void arrival_step_memory(struct usk_arrival *arrival, struct usk_step *st
         /* Asked before the attempt: what a source freed after that is still found by it. */
         bool may_wait = arrival_may_wait(task);
 
+        /* What is free now may be what another request counts on, and this one's share is still on its way. */
+        if (may_wait && !usk_physical_is_at_hand(task->region->dev, arrival_bytes(arrival))) {
+            step->is_waiting = true;
+            return;
+        }
         r = usk_physical_acquire(task->region->dev, arrival_bytes(arrival), &arrival->physical, &error);
         if (r == UNSTICK_OUT_OF_DEVICE_MEMORY && may_wait) {
             step->is_waiting = true;
@@ -455,6 +460,8 @@ static void arrival_step_leave(struct usk_arrival *arrival, struct usk_step *ste
             step->is_waiting = true;
             return;
         }
+        if (r == UNSTICK_BUSY)
+            r = usk_granule_give_up(task->region, arrival->index, NULL);
         if (r < 0)
             arrival_poison(arrival);
     }

@@ -294,6 +294,41 @@ class Peaks(Case):
         self.assertEqual(self.estimate(os.path.join(path, "model.safetensors"), "--quant", "none")["id"],
                          "black-forest-labs/FLUX.1-dev")
 
+    def test_nothing_is_written_where_others_may_write(self):
+        folder = os.path.dirname(self.peaks)
+        os.makedirs(folder)
+        elsewhere = self.path("elsewhere")
+        os.symlink(elsewhere, f"{self.peaks}.new")
+        for mode in (0o777, 0o770, 0o1777):
+            os.chmod(folder, mode)
+            self.bad("estimate", "--id", "org/a", "--quant", "int8", "--record", "1GiB", says=(folder, "others may write"))
+        self.assertEqual(os.listdir(folder), ["peaks.json.new"])
+        os.chmod(folder, 0o755)
+        os.symlink(elsewhere, self.path("state", "unstick", "peaks.lock"))
+        self.bad("estimate", "--id", "org/a", "--quant", "int8", "--record", "1GiB", says="peaks.lock")
+        os.unlink(self.path("state", "unstick", "peaks.lock"))
+        self.estimate("--id", "org/a", "--quant", "int8", "--record", "1GiB")
+        self.assertEqual(sorted(os.listdir(folder)), ["peaks.json", "peaks.lock"])
+        self.assertFalse(os.path.exists(elsewhere))
+
+    def test_state_that_is_no_file(self):
+        os.makedirs(os.path.dirname(self.peaks))
+        os.mkfifo(self.peaks)
+        code, _, err = self.run_unstick("estimate", "--id", "org/a")
+        self.assertEqual((code, err.count("\n")), (1, 1))
+        self.assertIn("not a regular file", err)
+        self.assertTrue(stat.S_ISFIFO(os.stat(f"{self.peaks}.damaged-1").st_mode))
+        self.assertEqual(self.estimate("--id", "org/a")["learned"], {})
+
+    def test_what_a_killed_writer_left_goes(self):
+        os.makedirs(os.path.dirname(self.peaks))
+        with open(f"{self.peaks}.new", "w", encoding="utf-8") as file:
+            file.write('{"version"')
+        self.assertEqual(self.estimate("--id", "org/a")["learned"], {})
+        self.estimate("--id", "org/a", "--quant", "int8", "--record", "1GiB")
+        self.assertEqual(sorted(os.listdir(os.path.dirname(self.peaks))), ["peaks.json", "peaks.lock"])
+        self.assertEqual(self.estimate("--id", "org/a")["learned"]["8-bit"]["bytes"], GIB)
+
     def test_damaged(self):
         self.good("estimate", "--id", "a", "--quant", "8-bit", "--record", "1GiB")
         with open(self.peaks, "rb") as file:

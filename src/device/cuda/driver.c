@@ -181,7 +181,7 @@ int usk_cuda_driver_get(const struct usk_cuda_driver **ret_driver, struct unstic
         if (r < 0)
             return r;
         /* The library is counted: the one that came first keeps it loaded. */
-        if (!driver_publish(&driver))
+        if (!driver_publish(&driver) && library)
             dlclose(library);
     }
     *ret_driver = &driver_table;
