@@ -6,6 +6,7 @@ It has pipes of its own: what a tool prints goes to a log, and cannot be mistake
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -84,10 +85,8 @@ class Peer:
 
     def end(self, timeout: float = 60.0) -> int:
         """Has it exit by itself; its exit status, or that of being killed."""
-        try:
+        with contextlib.suppress(BrokenPipeError):
             os.write(self._send, b'{"do": "exit"}\n')
-        except BrokenPipeError:
-            pass
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -58,11 +58,14 @@ def moves(result: dict[str, Any], model: str) -> list[str]:
         back = values(tool, 'cycle', model, 'back_s')
         nbytes = tool['load']['bytes'].get(model, 0)
         host = values(tool, 'first_leave', model, 'host_bytes')
+        stays = size(statistics.median(left))
+        if 'left_without_references_bytes' in tool:
+            stays += f' ({size(tool["left_without_references_bytes"])} once nothing refers to it)'
         rows.append([
             tool['label'] + ('' if tool['keeps_references'] else ' (references are gone)'),
             median_worst(values(tool, 'cycle', model, 'leave_s')),
             median_worst(values(tool, 'first_leave', model, 'leave_s')),
-            size(statistics.median(left)),
+            stays,
             median_worst(back),
             f'{nbytes / statistics.median(back) / 1e9:.1f}' if back else '-',
             size(max(host[0], 0)) if host else '-',
@@ -168,8 +171,8 @@ def markdown(result: dict[str, Any]) -> str:
         '',
         f'{what}, random weights; '
         + ', '.join(f'{name} (bitsandbytes) {size(nbytes)}' for name, nbytes in sizes.items())
-        + f'. An image is {result["options"]["size"]} pixels square, in one step where not said otherwise. Medians, the '
-        'worst in brackets. "Left" is what the device itself says is in use beyond what the process used before it '
+        + f'. An image is {result["options"]["size"]} pixels square, in one step where not said otherwise. Medians, '
+        'the worst in brackets. "Left" is what the device itself says is in use beyond what the process used before it '
         'had a model, while references to all tensors are held.',
         '',
         f'`{result["command"]}` took {result["seconds"]:.0f} s.',
@@ -190,7 +193,9 @@ def markdown(result: dict[str, Any]) -> str:
         section(title + (f' ({size(min(rooms))})' if rooms else ''), switches(result, room))
     rooms = [tool['larger_room_bytes'] for _, tool in tools(result, 'larger_room_bytes')]
     loaded = next((tool['load_larger']['bytes']['8-bit'] for _, tool in tools(result, 'load_larger')), 0)
-    section(f'A pipeline of {size(loaded)} in {size(min(rooms))}: {result["options"]["steps"]} steps, to latents' if rooms else '', larger(result))
+    steps = result['options']['steps']
+    title = f'A pipeline of {size(loaded)} in {size(min(rooms))}: {steps} steps, to latents' if rooms else ''
+    section(title, larger(result))
     section('Contents, and what is left', contents(result))
     failed = [
         f'* {tool["label"]}: {one["phase"]}, {one["task"]}: {one["message"]}'
@@ -198,7 +203,8 @@ def markdown(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     section('What failed', failed)
     section('Not run', [f'* {skipped_name(result, one)}: {one["why"]}' for one in result['skipped']])
-    section('How each tool was used', [f'* {tool["label"]}: `{tool["how"]}`' for _, tool in tools(result, 'load', 'load_larger')])
+    used = [f'* {tool["label"]}: `{tool["how"]}`' for _, tool in tools(result, 'load', 'load_larger')]
+    section('How each tool was used', used)
     return '\n'.join(lines) + '\n'
 
 

@@ -28,12 +28,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
 from channel import Peer, PeerError
 from readings import Nvml, host, nvml, shared_files
 from tools import TOOLS
+
+HERE = Path(__file__).parent
 
 GIB = 1 << 30
 
@@ -103,6 +102,7 @@ class Worker:
         self.is_over = False
         self.loaded: dict[str, Any] = {}
         self.context_bytes = 0
+        self.left_bytes = 0
         self.result: dict[str, Any] = run.results.setdefault(
             tool,
             {'label': self.kind.label, 'how': self.kind.how, 'keeps_references': self.kind.keeps_references,
@@ -125,15 +125,32 @@ class Worker:
             return self.peer.call({'do': do, **arguments}, timeout)
         except PeerError as error:
             model = f' {arguments["model"]}' if 'model' in arguments else ''
-            self.failure = {'phase': self.phase, 'task': do + model, 'message': str(error)}
-            self.result['failed'].append(self.failure)
-            print(f'  {self.tool}: {do}{model} failed: {error}', flush=True)
-            self.peer.kill()
+            self.fail(do + model, str(error))
             return None
+
+    def vacate(self) -> None:
+        answer = self.call('vacate')
+        if answer is not None:
+            self.left_bytes = max(answer['left_bytes'], 0)
+
+    def make_room(self, nbytes: int) -> int:
+        """A card with so much for this worker; what it still holds while its models are away is part of that."""
+        free = nbytes - self.left_bytes
+        if free < nbytes // 16:
+            self.fail('room', f'{self.left_bytes / GIB:.2f} GiB stay on the device while it is away; there is room for '
+                              f'{nbytes / GIB:.2f} GiB')  # fmt: skip
+            return nbytes
+        return self.run.ballast.leave(free) + self.left_bytes
+
+    def fail(self, task: str, message: str) -> None:
+        self.failure = {'phase': self.phase, 'task': task, 'message': message}
+        self.result['failed'].append(self.failure)
+        print(f'  {self.tool}: {task} failed: {message}', flush=True)
+        self.peer.kill()
 
     def add(self, task: str, model: str, entry: dict[str, Any] | None) -> None:
         if entry is not None:
-            if 'image' in entry and entry['image']:
+            if entry.get('image'):
                 entry['is_same'] = entry.pop('image') == self.loaded['image'][model]
             self.result.setdefault(task, {}).setdefault(model, []).append(entry)
 
@@ -158,10 +175,11 @@ class Run:
         self.options = {
             'device': 'cpu' if self.is_dry else 'cuda',
             'scale': arguments.scale,
-            'size': 64 if arguments.scale >= 32 else arguments.size,
+            'size': 32 if arguments.scale >= 32 else arguments.size,
             'steps': arguments.steps,
             'n_tokens': 16 if arguments.scale >= 32 else 128,
-            'working_bytes': int((arguments.working - 0.4) * GIB) if not self.is_dry else 0,  # regions end with a granule
+            # Less than all of it: a region ends with a whole granule.
+            'working_bytes': int((arguments.working - 0.4) * GIB) if not self.is_dry else 0,
             'spare_bytes': int(0.9 * GIB) if not self.is_dry else 1 << 20,
             'beside_bytes': int(0.65 * GIB) if not self.is_dry else 0,
             'host_device_bytes': 64 << 20,
@@ -246,7 +264,7 @@ class Run:
         worker.result[key] = {name: loaded[name] for name in loaded if name not in ('room_bytes',)}
         print(f'    {worker.tool}: loaded in {self.elapsed - started:.1f} s', flush=True)
         if worker.phase == LARGER or not worker.kind.has_moves:
-            worker.call('vacate')
+            worker.vacate()
             return
         for model in worker.models:
             entry = worker.call('first_leave', model=model, has_backup=model == A)
@@ -291,20 +309,21 @@ class Run:
         workers = [worker for worker in workers if worker.kind.comes_back]
         for worker in workers:
             worker.call('begin_switches')
+            worker.vacate()
         for room in ('one', 'half'):
 
             def turns(worker: Worker, row: int, room: str = room) -> None:
                 nbytes = self.rooms(worker)[room]
                 # A process that was checkpointed takes its context along, and comes back with it.
                 extra = worker.context_bytes if worker.tool == 'checkpoint' else 0
-                worker.result.setdefault('room', {})[room] = self.ballast.leave(nbytes + extra)
+                worker.result.setdefault('room', {})[room] = worker.make_room(nbytes + extra)
                 if worker.call('enter', model=A) is not None:
                     for model in (B, A) if worker.kind.is_disk else (B, A, B, A):
                         entry = worker.call('switch', model=model)
                         worker.add(f'switch_{room}', model, entry)
                         if entry is None:
                             break
-                worker.call('vacate')
+                worker.vacate()
                 self.ballast.leave(0)
 
             if room == 'half' and all(worker.kind.is_disk for worker in workers):
@@ -313,11 +332,10 @@ class Run:
 
     def larger(self, workers: list[Worker]) -> None:
         def images(worker: Worker, row: int) -> None:
-            room = self.ballast.leave(worker.loaded['room_bytes'])
-            worker.result['larger_room_bytes'] = room
+            worker.result['larger_room_bytes'] = worker.make_room(worker.loaded['room_bytes'])
             for place in ('larger_first', 'larger_next'):
                 worker.add(place, A, worker.call('larger', model=A))
-            worker.call('vacate')
+            worker.vacate()
             self.ballast.leave(0)
 
         self.rows(workers, self.arguments.rows + 1, images)
@@ -363,8 +381,9 @@ class Run:
                 'device_bytes': int(self.nvml.memory().total),
             }  # fmt: skip
         return {
-            'date': datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            'command': shlex.join(['bench/compare/run.py', *sys.argv[1:]]),
+            'date': datetime.datetime.now(datetime.UTC).date().isoformat(),
+            # Folders are this machine's; their names do.
+            'command': shlex.join(['bench/compare/run.py', *(Path(word).name or word for word in sys.argv[1:])]),
             'is_dry_run': self.is_dry,
             'seconds': round(self.elapsed, 1),
             'machine': machine,
@@ -398,15 +417,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n\n')[0])
     parser.add_argument('--out', type=Path, required=True, help='where the results go')
     parser.add_argument('--quick', action='store_true', help='small models and few runs: does everything work?')
-    parser.add_argument('--scale', type=int, default=0, help='1: full size; N: so many times fewer layers; from 32: tiny')
-    parser.add_argument('--tools', default='', help='these only, with commas between: ' + ', '.join(
-        name for name in TOOLS if name != 'plain'))  # fmt: skip
+    parser.add_argument('--scale', type=int, default=0, help='1: full size; N: N times fewer layers; from 32: tiny')
+    names = ', '.join(name for name in TOOLS if name != 'plain')
+    parser.add_argument('--tools', default='', help=f'these only, with commas between: {names}')
     parser.add_argument('--phase', choices=('all', SWITCH, LARGER), default='all')
     parser.add_argument('--add', type=Path, help='the compare.json of an earlier run: its other tools are taken over')
     parser.add_argument('--runs', type=int, default=0, help='how often each model comes back and leaves')
     parser.add_argument('--rows', type=int, default=0, help='how often A, B, A, B')
     parser.add_argument('--size', type=int, default=512, help='of the image, in pixels')
-    parser.add_argument('--steps', type=int, default=0, help='of the image of a pipeline that is too large; elsewhere 1')
+    parser.add_argument('--steps', type=int, default=0, help='of images of a pipeline that is too large')
     parser.add_argument('--working', type=float, default=2.0, help='GiB beside the weights in every room')
     parser.add_argument('--task-seconds', type=float, default=10.0, help='then a tool is done with a task')
     parser.add_argument('--budget', type=float, default=330.0, help='seconds after which no other tool begins')

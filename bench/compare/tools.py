@@ -435,9 +435,10 @@ class Reload(Safetensors):
         path.write_text(json.dumps(config), encoding='utf-8')
 
     def come_back(self, name: str) -> None:
-        import models
         from diffusers import AutoencoderKL, FluxTransformer2DModel
         from transformers import CLIPTextModel, T5EncoderModel
+
+        import models
 
         dtype = models.dtype_of(self.device)
         place = {'': 0}

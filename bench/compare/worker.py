@@ -10,15 +10,13 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import json
+import logging
 import os
 import sys
 import threading
 import time
 import traceback
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from channel import Line
 from readings import host, nvml
@@ -78,7 +76,7 @@ class Worker:
         device = self.tool.device
         if device.type == 'cuda':
             for name in models.MODELS:  # libraries, kernels and the context belong to nobody's model
-                models.image(models.build(name, device, models.NARROW), size=64, steps=1, n_tokens=16)
+                models.image(models.build(name, device, models.NARROW), size=32, steps=1, n_tokens=16)
                 self.settle()
         self.used_before = self.used() if self.nvml is not None else 0
         self.host_before = host()
@@ -176,14 +174,14 @@ class Worker:
         return result | self._leave(model)
 
     def begin_switches(self) -> dict[str, Any]:
-        """Everything is on the device once more, then nothing."""
+        """Everything is on the device once more."""
         if self.tool.has_moves:
             for name in self.options['models']:
                 if name not in self.tool.resident:
                     self.tool.come_back(name)
                     self.tool.resident.add(name)
             self.tool.prepare_switches()
-        return self.vacate()
+        return {}
 
     def enter(self, model: str) -> dict[str, Any]:
         """The model that a row of switches begins with, on the device."""
@@ -262,11 +260,13 @@ def main() -> None:
     failure = ''
     try:
         tool.prepare()
-        import models  # noqa: F401  # and with it torch, diffusers, transformers and bitsandbytes
         import torch
         from diffusers import FluxPipeline  # noqa: F401
 
+        import models  # noqa: F401  # and with it torch, diffusers, transformers and bitsandbytes
+
         torch.set_grad_enabled(False)
+        logging.disable(logging.WARNING)  # a line per layer and call would be part of the times
         worker = Worker(tool, options)
     except Exception as error:
         traceback.print_exc()
