@@ -16,7 +16,7 @@ from typing import Any
 
 from report import seconds, size, values
 
-WIDTH, LABEL, ROW, GAP, HEAD = 900, 250, 22, 26, 34
+WIDTH, LABEL, ROW, GAP, HEAD = 900, 280, 22, 26, 34
 BARS = WIDTH - LABEL - 190
 LEFT_BEHIND = 1 << 29
 
@@ -46,6 +46,8 @@ def bars(result: dict[str, Any], task: str, field: str, model: str = '8-bit') ->
         times = values(tool, task, model, field)
         if not times or (field == 'switch_s' and not tool['has_moves']):
             continue
+        if field == 'leave_s' and not tool['keeps_references']:
+            continue  # it drops the model: that is no leaving
         left = values(tool, 'cycle', model, 'left_bytes') if field == 'leave_s' else []
         found.append((name, tool['label'].replace('`', ''), statistics.median(times), max(left, default=0)))
     return sorted(found, key=lambda bar: bar[2])
@@ -54,16 +56,19 @@ def bars(result: dict[str, Any], task: str, field: str, model: str = '8-bit') ->
 def panels(result: dict[str, Any]) -> list[tuple[str, str, list[tuple[str, str, float, float]]]]:
     sizes = next((tool['load']['bytes'] for tool in result['tools'].values() if 'load' in tool), {})
     what = size(sizes['8-bit']) if '8-bit' in sizes else ''
-    larger = next((tool for tool in result['tools'].values() if 'larger_room_bytes' in tool), None)
-    room = size(larger['larger_room_bytes']) if larger else ''
-    steps = result['options']['steps']
     made = [
         (f'Leave the GPU: FLUX 8-bit, {what}', 'ms, all references alive; an outline: part of it stays',
          bars(result, 'cycle', 'leave_s')),
         ('Come back', 'ms', bars(result, 'cycle', 'back_s')),
         ('Switch from 4-bit to 8-bit, room for one and a half', 'ms', bars(result, 'switch_half', 'switch_s')),
-        (f'An image in {steps} steps, the pipeline on {room}', 'ms', bars(result, 'larger_next', 'image_s')),
     ]  # fmt: skip
+    for model, name in (('8-bit', 'FLUX 8-bit'), ('mixed', 'FLUX 4-bit with T5 in 16 bits')):
+        loads = [tool['load_larger'] for tool in result['tools'].values() if model in tool.get('load_larger', {})]
+        rooms = [tool.get('larger_room_bytes', {}).get(model) for tool in result['tools'].values()]
+        if loads and any(rooms):
+            what = f'{name}, {size(loads[0][model]["bytes"][model])}, on a card with {size(min(filter(None, rooms)))}'
+            note = f'ms for an image, steps: {result["options"]["steps"]}'
+            made.append((what, note, bars(result, 'larger_next', 'image_s', model)))
     return [panel for panel in made if panel[2]]
 
 

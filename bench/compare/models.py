@@ -19,6 +19,9 @@ from torch import nn
 MODELS = ('8-bit', '4-bit')
 """The two that take turns: A and B."""
 
+MIXED = 'mixed'
+"""The transformer in 4-bit, the text encoder as it is: what all offloads know how to move."""
+
 NARROW = 32
 """From this scale on the layers are narrow, too: for machines without a GPU."""
 
@@ -187,6 +190,8 @@ def transformer_quantized(name: str, scale: int, dtype: torch.dtype) -> nn.Modul
 
 
 def t5_quantized(name: str, scale: int, dtype: torch.dtype) -> nn.Module:
+    if name == MIXED:
+        return t5_skeleton(scale)
     # What transformers keeps in 16 bits in a T5 that it quantizes.
     return quantized_linears(t5_skeleton(scale), bits_of(name), dtype, ('wo',))
 
@@ -249,7 +254,9 @@ def build(name: str, device: torch.device, scale: int = 1, seed: int = 0) -> Any
     torch.manual_seed(seed)
     dtype, bits = dtype_of(device), bits_of(name)
     transformer = as_loaded(materialize(transformer_quantized(name, scale, dtype), device, dtype), bits)
-    t5 = as_loaded(materialize(t5_quantized(name, scale, dtype), device, dtype), bits)
+    t5 = materialize(t5_quantized(name, scale, dtype), device, dtype)
+    if name != MIXED:
+        as_loaded(t5, bits)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # not by .to(): that would leave holes where the wider ones were
     try:

@@ -95,15 +95,12 @@ def switches(result: dict[str, Any], room: str) -> list[str]:
     return table(head, rows) if rows else []
 
 
-def larger(result: dict[str, Any]) -> list[str]:
+def larger(result: dict[str, Any], model: str) -> list[str]:
     rows = []
     for _, tool in tools(result, 'larger_first', 'larger_next'):
-        rows.append([
-            tool['label'],
-            median_worst(values(tool, 'larger_first', '8-bit', 'image_s')),
-            median_worst(values(tool, 'larger_next', '8-bit', 'image_s')),
-            str(len(values(tool, 'larger_next', '8-bit', 'image_s'))),
-        ])
+        first, following = (values(tool, task, model, 'image_s') for task in ('larger_first', 'larger_next'))
+        if first:
+            rows.append([tool['label'], median_worst(first), median_worst(following), str(len(following))])
     return table(['tool', 'first image, ms (worst)', 'each further one, ms (worst)', 'runs'], rows) if rows else []
 
 
@@ -191,11 +188,13 @@ def markdown(result: dict[str, Any]) -> str:
     for room, title in titles.items():
         rooms = [tool['room'][room] for _, tool in tools(result, 'room') if room in tool['room']]
         section(title + (f' ({size(min(rooms))})' if rooms else ''), switches(result, room))
-    rooms = [tool['larger_room_bytes'] for _, tool in tools(result, 'larger_room_bytes')]
-    loaded = next((tool['load_larger']['bytes']['8-bit'] for _, tool in tools(result, 'load_larger')), 0)
-    steps = result['options']['steps']
-    title = f'A pipeline of {size(loaded)} in {size(min(rooms))}: {steps} steps, to latents' if rooms else ''
-    section(title, larger(result))
+    for model, what in (('8-bit', 'FLUX 8-bit'), ('mixed', 'FLUX 4-bit with T5 in 16 bits')):
+        rooms = [tool['larger_room_bytes'].get(model, 0) for _, tool in tools(result, 'larger_room_bytes')]
+        loads = [tool['load_larger'][model] for _, tool in tools(result, 'load_larger') if model in tool['load_larger']]
+        if loads and any(rooms):
+            nbytes, room = loads[0]['bytes'][model], min(filter(None, rooms))
+            steps = result['options']['steps']
+            section(f'{what}, {size(nbytes)}, on {size(room)}: {steps} steps, to latents', larger(result, model))
     section('Contents, and what is left', contents(result))
     failed = [
         f'* {tool["label"]}: {one["phase"]}, {one["task"]}: {one["message"]}'

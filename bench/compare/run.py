@@ -36,13 +36,14 @@ HERE = Path(__file__).parent
 
 GIB = 1 << 30
 
-SWITCH, LARGER = 'switch', 'larger'
+SWITCH, LARGER, MIXED = 'switch', 'larger', 'larger-mixed'
 
 # In the order in which they run: when time runs out, what is missing is what was least important. Those of one line
 # take turns.
 WAVES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (SWITCH, ('unstick', 'tms_retained')),
     (LARGER, ('unstick', 'model_offload', 'group_offload', 'block_offload')),
+    (MIXED, ('unstick', 'model_offload', 'group_offload', 'block_offload')),
     (SWITCH, ('to_cpu',)),
     (SWITCH, ('tms',)),
     (SWITCH, ('safetensors',)),
@@ -50,7 +51,7 @@ WAVES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (SWITCH, ('model_offload',)),
     (SWITCH, ('del',)),
     (SWITCH, ('reload',)),
-    (LARGER, ('sequential_offload',)),
+    (MIXED, ('sequential_offload',)),
     (SWITCH, ('tms_disk',)),
 )
 
@@ -108,11 +109,11 @@ class Worker:
             {'label': self.kind.label, 'how': self.kind.how, 'keeps_references': self.kind.keeps_references,
              'has_moves': self.kind.has_moves, 'comes_back': self.kind.comes_back, 'failed': []},
         )  # fmt: skip
-        models = [A] if phase == LARGER or tool == 'del' else [A, B]
+        models = ['mixed'] if phase == MIXED else [A] if phase == LARGER or tool == 'del' else [A, B]
         options = {
             **run.options, 'phase': phase, 'models': models, 'files': str(run.files / f'{tool}-{phase}'),
-            'disk': str(run.disk / f'{tool}-{phase}'), 'is_latent': phase == LARGER,
-            'steps': run.arguments.steps if phase == LARGER else 1,
+            'disk': str(run.disk / f'{tool}-{phase}'), 'is_latent': phase != SWITCH,
+            'steps': run.arguments.steps if phase != SWITCH else 1,
         }  # fmt: skip
         self.models = models
         self.peer = Peer.start(tool, options, self.kind.environment(), str(run.logs / f'{tool}-{phase}.txt'))
@@ -240,7 +241,7 @@ class Run:
         files = shared_files()
         for worker in workers:
             self.load(worker)
-        if phase == LARGER:
+        if phase != SWITCH:
             self.larger(workers)
         else:
             self.cycles(workers)
@@ -260,10 +261,12 @@ class Run:
             return
         worker.loaded = loaded
         worker.context_bytes = max(loaded['used_before_bytes'] - used, 0)
-        key = 'load' if worker.phase == SWITCH else 'load_larger'
-        worker.result[key] = {name: loaded[name] for name in loaded if name not in ('room_bytes',)}
+        if worker.phase == SWITCH:
+            worker.result['load'] = loaded
+        else:
+            worker.result.setdefault('load_larger', {})[worker.models[0]] = loaded
         print(f'    {worker.tool}: loaded in {self.elapsed - started:.1f} s', flush=True)
-        if worker.phase == LARGER or not worker.kind.has_moves:
+        if worker.phase != SWITCH or not worker.kind.has_moves:
             worker.vacate()
             return
         for model in worker.models:
@@ -332,9 +335,11 @@ class Run:
 
     def larger(self, workers: list[Worker]) -> None:
         def images(worker: Worker, row: int) -> None:
-            worker.result['larger_room_bytes'] = worker.make_room(worker.loaded['room_bytes'])
+            model = worker.models[0]
+            room = worker.make_room(worker.loaded['room_bytes'])
+            worker.result.setdefault('larger_room_bytes', {})[model] = room
             for place in ('larger_first', 'larger_next'):
-                worker.add(place, A, worker.call('larger', model=A))
+                worker.add(place, model, worker.call('larger', model=model))
             worker.vacate()
             self.ballast.leave(0)
 
@@ -420,7 +425,7 @@ def main() -> int:
     parser.add_argument('--scale', type=int, default=0, help='1: full size; N: N times fewer layers; from 32: tiny')
     names = ', '.join(name for name in TOOLS if name != 'plain')
     parser.add_argument('--tools', default='', help=f'these only, with commas between: {names}')
-    parser.add_argument('--phase', choices=('all', SWITCH, LARGER), default='all')
+    parser.add_argument('--phase', choices=('all', SWITCH, LARGER, MIXED), default='all')
     parser.add_argument('--add', type=Path, help='the compare.json of an earlier run: its other tools are taken over')
     parser.add_argument('--runs', type=int, default=0, help='how often each model comes back and leaves')
     parser.add_argument('--rows', type=int, default=0, help='how often A, B, A, B')

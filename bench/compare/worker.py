@@ -93,11 +93,12 @@ class Worker:
                 self.bytes[name] = self.tool.bytes_elsewhere[name]
             else:
                 self.bytes[name] = models.bytes_of(*models.modules_of(self.tool.pipes[name]))
-                if self.tool.keeps_references:
+                if self.tool.keeps_references and self.tool.has_moves:
                     self.held[name] = models.tensors_of(*models.modules_of(self.tool.pipes[name]))
-        if self.options['phase'] == 'larger':
+        if self.options['phase'] != 'switch':
             # As large a card as its largest part needs, and what an image needs beside it.
-            largest = models.bytes_of(self.tool.pipes[self.options['models'][0]].transformer)
+            parts = models.modules_of(self.tool.pipes[self.options['models'][0]])
+            largest = max(models.bytes_of(part) for part in parts)
             self.options['room_bytes'] = largest + self.options['spare_bytes']
         taking = time.monotonic()
         self.tool.take()
@@ -174,7 +175,8 @@ class Worker:
         return result | self._leave(model)
 
     def begin_switches(self) -> dict[str, Any]:
-        """Everything is on the device once more."""
+        """Everything is on the device once more, and nobody else refers to it: peers need not be hindered."""
+        self.held.clear()
         if self.tool.has_moves:
             for name in self.options['models']:
                 if name not in self.tool.resident:

@@ -58,6 +58,10 @@ def result() -> dict[str, Any]:
                              'exit': {'status': 1, 'residual_switch_bytes': 0}},
             'unstick': {**tool, 'label': 'unstick', 'load': load, 'cycle': moves(0.02, 0, 0.3),
                         'first_leave': {'8-bit': [backup]}, 'switch_half': switch, 'room': {'half': 24 * GIB},
+                        'load_larger': {'mixed': {'bytes': {'mixed': 15 * GIB}}},
+                        'larger_room_bytes': {'mixed': 10 * GIB},
+                        'larger_first': {'mixed': [{'image_s': 3.0, 'is_same': True}]},
+                        'larger_next': {'mixed': [{'image_s': 1.0, 'is_same': True}]},
                         'exit': {'status': 0, 'residual_switch_bytes': 0}},
             'to_cpu': {**tool, 'label': 'torch `.to("cpu")`', 'load': load, 'cycle': moves(1.2, 15 * GIB, 2.0),
                        'failed': [{'phase': 'switch', 'task': 'enter 8-bit', 'message': 'OutOfMemory: <no room>'}]},
@@ -78,7 +82,9 @@ def test_tables(compare: Any, result: dict[str, Any]) -> None:
     assert '* late (switch): out of time' in text
     assert 'room for one and a half (24.00 GiB)' in text
     assert '| unstick | 100 | 600 | 200 | 700 | 2 |' in text
-    assert '| unstick | 1 of 2 | 0 MiB | 0 |' in text
+    assert '| unstick | 3 of 4 | 0 MiB | 0 |' in text
+    assert '15.00 GiB, on 10.00 GiB: 4 steps' in text
+    assert '| unstick | 3,000 | 1,000 | 1 |' in text
     assert '| saver | - | 0 MiB | 1 |' in text
     assert 'the backup took 1.50 s in the background; images beside it took 575 ms (worst 600), alone 500 ms' in text
     assert 'dry run' not in text
@@ -96,7 +102,7 @@ def test_chart(compare: Any, result: dict[str, Any]) -> None:
     text = compare['chart'].svg(result)
     root = ET.fromstring(text)
     bars = [rect.attrib for rect in root.iter('{http://www.w3.org/2000/svg}rect')]
-    assert [bar['class'] for bar in bars] == ['ours', 'theirs', 'partly', 'ours', 'theirs', 'theirs', 'ours']
+    assert [bar['class'] for bar in bars] == ['ours', 'theirs', 'partly', 'ours', 'theirs', 'theirs', 'ours', 'ours']
     lengths = [float(bar['width']) for bar in bars]
     assert lengths[0] / lengths[2] == pytest.approx(0.02 / 1.2, abs=0.003)
     assert 'prefers-color-scheme: dark' in text
