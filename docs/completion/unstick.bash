@@ -27,7 +27,7 @@ _unstick() {
         options+=' --allow-low-memory --workflow'
         ;;
     replay) options='--device --device-memory --host-memory --backup --granule --verify' ;;
-    bench) options='--device --size --granule --runs --only --dir' ;;
+    bench) options='--device --size --granule --runs --only --dir --share' ;;
     esac
 
     case $before in
