@@ -166,8 +166,8 @@ def markdown(result: dict[str, Any]) -> str:
         *(['**A dry run on a machine without a GPU: the times mean nothing.**', ''] if result['is_dry_run'] else []),
         f'{about}; {versions(result)}.',
         '',
-        f'{what}, random weights; '
-        + ', '.join(f'{name} (bitsandbytes) {size(nbytes)}' for name, nbytes in sizes.items())
+        f'{what}, random weights'
+        + ''.join(f'; {name} (bitsandbytes) {size(nbytes)}' for name, nbytes in sizes.items())
         + f'. An image is {result["options"]["size"]} pixels square, in one step where not said otherwise. Medians, '
         'the worst in brackets. "Left" is what the device itself says is in use beyond what the process used before it '
         'had a model, while references to all tensors are held.',
@@ -191,10 +191,15 @@ def markdown(result: dict[str, Any]) -> str:
     for model, what in (('8-bit', 'FLUX 8-bit'), ('mixed', 'FLUX 4-bit with T5 in 16 bits')):
         rooms = [tool['larger_room_bytes'].get(model, 0) for _, tool in tools(result, 'larger_room_bytes')]
         loads = [tool['load_larger'][model] for _, tool in tools(result, 'load_larger') if model in tool['load_larger']]
+        loads.sort(key=lambda load: min(load.get('image_s', {}).values(), default=0.0))  # of who moved nothing
         if loads and any(rooms):
             nbytes, room = loads[0]['bytes'][model], min(filter(None, rooms))
             steps = result['options']['steps']
-            section(f'{what}, {size(nbytes)}, on {size(room)}: {steps} steps, to latents', larger(result, model))
+            body = larger(result, model)
+            if 'image_s' in loads[0]:
+                whole = seconds(loads[0]['image_s'][model])
+                body += ['', f'With all of it on the device an image takes {whole} ms.'] if body else []
+            section(f'{what}, {size(nbytes)}, on {size(room)}: {steps} steps, to latents', body)
     section('Contents, and what is left', contents(result))
     failed = [
         f'* {tool["label"]}: {one["phase"]}, {one["task"]}: {one["message"]}'

@@ -433,7 +433,7 @@ def main() -> int:
     parser.add_argument('--steps', type=int, default=0, help='of images of a pipeline that is too large')
     parser.add_argument('--working', type=float, default=2.0, help='GiB beside the weights in every room')
     parser.add_argument('--task-seconds', type=float, default=10.0, help='then a tool is done with a task')
-    parser.add_argument('--budget', type=float, default=330.0, help='seconds after which no other tool begins')
+    parser.add_argument('--budget', type=float, default=310.0, help='seconds after which no other tool begins')
     parser.add_argument('--scratch', type=Path, help='a real disk, for what goes to files; by default beside --out')
     arguments = parser.parse_args()
     is_gpu = nvml() is not None

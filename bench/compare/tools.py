@@ -53,8 +53,8 @@ class Tool:
         self.options = options
         self.pipes: dict[str, Any] = {}
         self.resident: set[str] = set()
-        self.bytes_elsewhere: dict[str, int] = {}
-        """Of models that are in another process."""
+        self.sizes: dict[str, dict[str, int]] = {}
+        """Of each model the bytes of its parts, as they were built."""
 
     @classmethod
     def environment(cls) -> dict[str, str]:
@@ -71,7 +71,8 @@ class Tool:
     def build(self, name: str) -> None:
         import models
 
-        self.pipes[name] = models.build(name, self.device, self.options['scale'])
+        pipe = self.pipes[name] = models.build(name, self.device, self.options['scale'])
+        self.sizes[name] = {type(part).__name__: models.bytes_of(part) for part in models.modules_of(pipe)}
         self.resident.add(name)
 
     def take(self) -> None:
@@ -634,7 +635,7 @@ class Checkpoint(Tool):
         self.second = name
         self.child = Peer.start('plain', {**self.options, 'models': [name]}, {}, self.options['log'] + '.second')
         self.child.call({'do': 'ready'})
-        self.bytes_elsewhere |= self.child.call({'do': 'load', 'times': 1})['bytes']
+        self.sizes[name] = {'in a process of its own': self.child.call({'do': 'load', 'times': 1})['bytes'][name]}
         self.pipes[name] = None
         self.resident.add(name)
 

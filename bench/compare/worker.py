@@ -89,17 +89,13 @@ class Worker:
         for name in self.options['models']:
             for _ in range(times):
                 digests[name], seconds[name] = self.image(name)
-            if self.tool.pipes[name] is None:
-                self.bytes[name] = self.tool.bytes_elsewhere[name]
-            else:
-                self.bytes[name] = models.bytes_of(*models.modules_of(self.tool.pipes[name]))
-                if self.tool.keeps_references and self.tool.has_moves:
-                    self.held[name] = models.tensors_of(*models.modules_of(self.tool.pipes[name]))
+            self.bytes[name] = sum(self.tool.sizes[name].values())
+            if self.tool.pipes[name] is not None and self.tool.keeps_references and self.tool.has_moves:
+                self.held[name] = models.tensors_of(*models.modules_of(self.tool.pipes[name]))
         if self.options['phase'] != 'switch':
             # As large a card as its largest part needs, and what an image needs beside it.
-            parts = models.modules_of(self.tool.pipes[self.options['models'][0]])
-            largest = max(models.bytes_of(part) for part in parts)
-            self.options['room_bytes'] = largest + self.options['spare_bytes']
+            parts = self.tool.sizes[self.options['models'][0]]
+            self.options['room_bytes'] = max(parts.values()) + self.options['spare_bytes']
         taking = time.monotonic()
         self.tool.take()
         synchronize(device)
