@@ -51,29 +51,37 @@ def moves(result: dict[str, Any], model: str) -> list[str]:
     """Leave and come back, references alive."""
     rows = []
     for _, tool in tools(result, 'first_leave', 'cycle'):
-        n = len(tool.get('cycle', {}).get(model, []))
-        left = values(tool, 'cycle', model, 'left_bytes') or values(tool, 'first_leave', model, 'left_bytes')
-        if not left:
-            continue
-        back = values(tool, 'cycle', model, 'back_s')
-        nbytes = tool['load']['bytes'].get(model, 0)
-        host = values(tool, 'first_leave', model, 'host_bytes')
-        stays = size(statistics.median(left))
-        if 'left_without_references_bytes' in tool:
-            stays += f' ({size(tool["left_without_references_bytes"])} once nothing refers to it)'
-        rows.append([
-            tool['label'] + ('' if tool['keeps_references'] else ' (references are gone)'),
-            median_worst(values(tool, 'cycle', model, 'leave_s')),
-            median_worst(values(tool, 'first_leave', model, 'leave_s')),
-            stays,
-            median_worst(back),
-            f'{nbytes / statistics.median(back) / 1e9:.1f}' if back else '-',
-            size(max(host[0], 0)) if host else '-',
-            str(n) if n else '-',
-        ])
+        for task, label in (('cycle', tool['label']), ('cycle_cache', f'{tool["label"]}, through its cache')):
+            if task == 'cycle' or values(tool, task, model, 'leave_s'):
+                rows += moves_row(tool, task, label, model)
     head = ['tool', 'leave, ms (worst)', 'the first time, ms', 'left on the device', 'come back, ms (worst)', 'GB/s',
             'host memory it took', 'runs']  # fmt: skip
     return table(head, rows) if rows else []
+
+
+def moves_row(tool: dict[str, Any], task: str, label: str, model: str) -> list[list[str]]:
+    n = len(values(tool, task, model, 'leave_s'))
+    left = values(tool, task, model, 'left_bytes') or values(tool, 'first_leave', model, 'left_bytes')
+    if not left:
+        return []
+    back = values(tool, task, model, 'back_s')
+    nbytes = tool['load']['bytes'].get(model, 0)
+    is_first = task == 'cycle'
+    first = values(tool, 'first_leave', model, 'leave_s') if is_first else []
+    host = values(tool, 'first_leave', model, 'host_bytes') if is_first else []
+    stays = size(statistics.median(left))
+    if 'left_without_references_bytes' in tool:
+        stays += f' ({size(tool["left_without_references_bytes"])} once nothing refers to it)'
+    return [[
+        label + ('' if tool['keeps_references'] else ' (references are gone)'),
+        median_worst(values(tool, task, model, 'leave_s')),
+        median_worst(first),
+        stays,
+        median_worst(back),
+        f'{nbytes / statistics.median(back) / 1e9:.1f}' if back else '-',
+        size(max(host[0], 0)) if host else '-',
+        str(n) if n else '-',
+    ]]  # fmt: skip
 
 
 def switches(result: dict[str, Any], room: str) -> list[str]:

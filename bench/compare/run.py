@@ -313,6 +313,14 @@ class Run:
         for worker in workers:
             worker.call('begin_switches')
             worker.vacate()
+        if any(worker.kind.has_cache for worker in workers):
+            for model in (A, B):
+
+                def cycle(worker: Worker, row: int, model: str = model) -> None:
+                    task = 'cycle_cache' if worker.kind.has_cache else 'cycle'
+                    worker.add(task, model, worker.call('cycle', model=model))
+
+                self.rows(workers, self.arguments.runs, cycle)
         for room in ('one', 'half'):
 
             def turns(worker: Worker, row: int, room: str = room) -> None:

@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,6 +49,8 @@ class Tool:
     runs_on_cpu: ClassVar[bool] = False
     """Part of a dry run on a machine without a GPU."""
     is_disk: ClassVar[bool] = False
+    has_cache: ClassVar[bool] = False
+    """From prepare_switches() on it leaves and comes back by another way, which is measured, too."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
@@ -158,10 +161,11 @@ def clean(device: Any) -> None:
 class Unstick(Tool):
     name = 'unstick'
     label = 'unstick'
-    how = 'model.evict(), model.restore(); switches by unstick.Cache'
+    how = 'model.evict(), model.restore(); cache.evict(), cache.preload(); switches by cache.use()'
     packages = ('unstick',)
     allocator = ''  # it sets it up by itself
     runs_on_cpu = True
+    has_cache = True
 
     def prepare(self) -> None:
         import unstick  # before CUDA starts
@@ -189,7 +193,10 @@ class Unstick(Tool):
             self.cache.evict('FLUX.1-dev', name)
 
     def come_back(self, name: str) -> None:
-        self.models[name].restore()
+        if self.cache is None:
+            self.models[name].restore()
+        else:
+            self.cache.preload('FLUX.1-dev', name)
 
     def backup(self, name: str) -> Callable[[], None] | None:
         tasks = [region.backup() for one in self.models[name].components.values() for region in one.regions]
@@ -234,7 +241,11 @@ class Unstick(Tool):
         if not self.models:
             return {}
         device, context = self.unstick_device.info(), self.unstick_device.context.info()
+        started = time.monotonic()
+        for model in self.models.values():
+            model.refresh()
         return {
+            'refresh_s': time.monotonic() - started,  # of all models: part of evict(), not of the cache's
             'resident_bytes': device['resident_bytes'],
             'sentinel_bytes': device['sentinel_bytes'],
             'spare_bytes': device['spare_bytes'],

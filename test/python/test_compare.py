@@ -57,6 +57,7 @@ def result() -> dict[str, Any]:
             'tms_retained': {**tool, 'label': 'saver', 'load': load, 'cycle': moves(0.4, 0, 0.5),
                              'exit': {'status': 1, 'residual_switch_bytes': 0}},
             'unstick': {**tool, 'label': 'unstick', 'load': load, 'cycle': moves(0.02, 0, 0.3),
+                        'cycle_cache': moves(0.01, 0, 0.29),
                         'first_leave': {'8-bit': [backup]}, 'switch_half': switch, 'room': {'half': 24 * GIB},
                         'load_larger': {'mixed': {'bytes': {'mixed': 15 * GIB}}},
                         'larger_room_bytes': {'mixed': 10 * GIB},
@@ -75,6 +76,7 @@ def result() -> dict[str, Any]:
 def test_tables(compare: Any, result: dict[str, Any]) -> None:
     text = compare['report'].markdown(result)
     assert '| unstick | 40.0 (60.0) | 30.0 | 0 MiB | 600 (900) | 30.4 | 17.00 GiB | 3 |' in text
+    assert '| unstick, through its cache | 20.0 (30.0) | - | 0 MiB | 580 (870) | 31.5 | - | 3 |' in text
     assert '| saver | 800 (1,200) | - | 0 MiB | 1,000 (1,500) | 18.3 | - | 3 |' in text
     assert '15.00 GiB' in text
     assert '* broken: switch, ready: No module named broken' in text
@@ -102,9 +104,9 @@ def test_chart(compare: Any, result: dict[str, Any]) -> None:
     text = compare['chart'].svg(result)
     root = ET.fromstring(text)
     bars = [rect.attrib for rect in root.iter('{http://www.w3.org/2000/svg}rect')]
-    assert [bar['class'] for bar in bars] == ['ours', 'theirs', 'partly', 'ours', 'theirs', 'theirs', 'ours', 'ours']
+    assert [bar['class'] for bar in bars] == ['ours', 'ours', 'theirs', 'partly', 'ours', 'ours', 'theirs', 'theirs', 'ours', 'ours']
     lengths = [float(bar['width']) for bar in bars]
-    assert lengths[0] / lengths[2] == pytest.approx(0.02 / 1.2, abs=0.003)
+    assert lengths[1] / lengths[3] == pytest.approx(0.04 / 2.4, abs=0.003)
     assert 'prefers-color-scheme: dark' in text
     assert '15.00 GiB stays' in text
     assert 'broken' not in text
@@ -180,6 +182,7 @@ def test_dry_run(torch: Any, tmp_path: Path) -> None:
     for model in ('8-bit', '4-bit'):
         assert [entry['left_bytes'] for entry in unstick['cycle'][model]] == [0]
         assert all(entry['is_same'] for entry in unstick['cycle'][model])
+        assert [entry['left_bytes'] for entry in unstick['cycle_cache'][model]] == [0]
         assert all(entry['is_same'] for entry in unstick['switch_half'][model])
         assert len(unstick['switch_one'][model]) == 2
     assert all(entry['is_same'] for entry in unstick['larger_next']['8-bit'])
