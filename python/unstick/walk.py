@@ -179,7 +179,7 @@ def library_tables() -> dict[int, str]:
 
 def is_odd_view(tensor: torch.Tensor) -> bool:
     """It reads other values than lie in its memory."""
-    return tensor.is_conj() or tensor.is_neg()
+    return bool(tensor.is_conj() or tensor.is_neg())
 
 
 def refusal(tensor: torch.Tensor) -> str | None:
