@@ -107,6 +107,14 @@ void *bench_buffer_data(const struct bench *bench, const struct bench_buffer *bu
 int bench_buffer_copy_fresh(struct bench *bench, struct bench_buffer *buffer, struct usk_arena *arena,
                             struct unstick_error *error);
 
+/* --- bench_share.c: what was measured, to be pasted --- */
+
+/* The cases of a row, for --only. */
+extern const char bench_share_cases[];
+
+/* Prints the head of the table and this device's row, from bench->results. */
+void bench_share_print(const struct bench *bench, const struct unstick_device_info *info);
+
 /* --- the cases --- */
 
 int bench_link(struct bench *bench, struct unstick_error *error); /* bench_link.c: link, pinning, hash */

@@ -34,6 +34,8 @@ SECTIONS: list[tuple[str, list[tuple[str, str, str]]]] = [
         ('ARCHITECTURE.md', 'architecture.html', 'Architecture'),
         ('CONTRIBUTING.md', 'contributing.html', 'Contributing'),
         ('bench/results/README.md', 'results.html', 'Results'),
+        ('bench/compare/README.md', 'compare.html', 'Beside its peers'),
+        ('docs/cards.md', 'cards.html', 'Cards'),
         ('CHANGELOG.md', 'changelog.html', 'Changelog'),
         ('SECURITY.md', 'security.html', 'Security'),
     ]),

@@ -256,7 +256,28 @@ class Bench(case.Case):
         self.assertEqual([line.split()[0] for line in lines[3:5]], ["pin", "switch"])
         self.assertRegex(lines[-1], r"\Alongest step: [0-9.]+ ms; .* [0-9.]+ ms\Z")
 
+    def test_share(self):
+        host = ["--device", "host:64MiB", "--size", "4MiB"]
+        head, line, row = self.good("bench", "--share", *host).splitlines()
+        self.assertEqual([len(text.split("|")) for text in (head, line, row)], [15, 15, 15])
+        cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        self.assertEqual((cells[1], cells[2], cells[10]), ("-", "4.0 MiB", "20"))
+        for cell in cells[3:5] + cells[8:9]:
+            self.assertRegex(cell, r"\A[0-9]+\.[0-9]\Z")
+        for cell in cells[5:8] + cells[9:10]:
+            self.assertRegex(cell, r"\A[0-9]+\.[0-9] \([0-9]+\.[0-9]\)\Z")
+        self.assertRegex(cells[12], r"\A20[0-9]{2}-[0-9]{2}-[0-9]{2}\Z")
+        # It is the table of docs/cards.md, and what was not measured is a dash.
+        with open(os.path.join(os.path.dirname(__file__), "..", "..", "docs", "cards.md"), encoding="utf-8") as file:
+            self.assertIn(f"{head}\n{line}\n", file.read())
+        row = self.good("bench", "--share", "--only", "pin,link-up", *host).splitlines()[2]
+        self.assertEqual([cell.strip() for cell in row.split("|")[5:11]], ["-"] * 6)
+
     def test_bad(self):
+        self.bad("bench", "--share", "--json", code=2, says="--json")
+        code, out, err = self.run_unstick("bench", "--share", "--device", "host:16MiB", "--size", "64MiB")
+        self.assertEqual((code, out), (1, ""))  # a row of dashes would look like a result
+        self.assertIn("16.0 MiB", err)
         self.bad("bench", "--runs", "19", code=2, says="20")
         self.bad("bench", "--only", "pin,fly", code=2, says="fly")
         self.bad("bench", "--device", "host:1GiB", "--dir", self.path("none"), "--only", "load-file", says="none")
