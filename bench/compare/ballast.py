@@ -2,13 +2,16 @@
 """A process that takes device memory until so much is free as it is told: a smaller card, the same for every tool.
 
 It is a process of its own, so that nothing a tool does to its own memory touches it. On stdin a number of bytes per
-line that are to stay free (0: give everything back); on stdout the number of bytes that are free then, or an error.
+line that are to stay free (0: give everything back); on stdout the number of bytes that are free then, or an error. A
+line "link BYTES" has it copy so much from pinned memory to the device, and answer the bytes per second: what the driver
+does when nothing is between.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
+import time
 
 PIECES = tuple(1 << shift for shift in (30, 28, 26, 24, 21))
 
@@ -40,6 +43,20 @@ class Driver:
     def give(self, address: int) -> None:
         self._call('cuMemFree_v2', ctypes.c_uint64(address))
 
+    def link(self, nbytes: int) -> int:
+        """Bytes per second of the best of some copies to the device."""
+        host, size = ctypes.c_void_p(), ctypes.c_size_t(nbytes)
+        device = self.take(nbytes)
+        self._call('cuMemHostAlloc', ctypes.byref(host), size, 0)
+        times = []
+        for _ in range(6):
+            started = time.monotonic()
+            self._call('cuMemcpyHtoD_v2', ctypes.c_uint64(device), host, size)
+            times.append(time.monotonic() - started)
+        self._call('cuMemFreeHost', host)
+        self.give(device)
+        return int(nbytes / min(times))
+
 
 def main() -> None:
     driver = Driver()
@@ -48,8 +65,12 @@ def main() -> None:
     for line in sys.stdin:
         while held:
             driver.give(held.pop())
-        wanted = int(line)
+        verb, _, rest = line.strip().rpartition(' ')
+        wanted = int(rest)
         try:
+            if verb == 'link':
+                print(driver.link(wanted), flush=True)
+                continue
             for piece in PIECES if wanted else ():
                 while driver.free_bytes() >= wanted + piece:
                     held.append(driver.take(piece))

@@ -42,18 +42,14 @@ STYLE = """
 def bars(result: dict[str, Any], task: str, field: str, model: str = '8-bit') -> list[tuple[str, str, float, float]]:
     """Name, label, median and what was left behind, the fastest first."""
     found = []
-    labelled = [(name, tool, task, tool['label']) for name, tool in result['tools'].items()]
-    if task == 'cycle':
-        labelled += [(name, tool, 'cycle_cache', f'{tool["label"]}, through its cache')
-                     for name, tool in result['tools'].items()]  # fmt: skip
-    for name, tool, task, label in labelled:
+    for name, tool in result['tools'].items():
         times = values(tool, task, model, field)
         if not times or (field == 'switch_s' and not tool['has_moves']):
             continue
         if field == 'leave_s' and not tool['keeps_references']:
             continue  # it drops the model: that is no leaving
         left = values(tool, task, model, 'left_bytes') if field == 'leave_s' else []
-        found.append((name, label.replace('`', ''), statistics.median(times), max(left, default=0)))
+        found.append((name, tool['label'].replace('`', ''), statistics.median(times), max(left, default=0)))
     return sorted(found, key=lambda bar: bar[2])
 
 
@@ -66,12 +62,12 @@ def panels(result: dict[str, Any]) -> list[tuple[str, str, list[tuple[str, str, 
         ('Come back', 'ms', bars(result, 'cycle', 'back_s')),
         ('Switch from 4-bit to 8-bit, room for one and a half', 'ms', bars(result, 'switch_half', 'switch_s')),
     ]  # fmt: skip
-    for model, name in (('8-bit', 'FLUX 8-bit'), ('mixed', 'FLUX 4-bit with T5 in 16 bits')):
+    for model, name in (('4-bit', 'FLUX 4-bit'), ('8-bit', 'FLUX 8-bit'), ('mixed', 'FLUX 4-bit with T5 in 16 bits')):
         loads = [tool['load_larger'] for tool in result['tools'].values() if model in tool.get('load_larger', {})]
         rooms = [tool.get('larger_room_bytes', {}).get(model) for tool in result['tools'].values()]
         if loads and any(rooms):
             what = f'{name}, {size(loads[0][model]["bytes"][model])}, on a card with {size(min(filter(None, rooms)))}'
-            note = f'ms for an image, steps: {result["options"]["steps"]}'
+            note = f'ms for an image, steps: {result["options"]["larger_steps"]}'
             made.append((what, note, bars(result, 'larger_next', 'image_s', model)))
     return [panel for panel in made if panel[2]]
 
@@ -87,7 +83,7 @@ def svg(result: dict[str, Any]) -> str:
         top, most = y, max(row[2] for row in rows)
         for name, label, value, left in rows:
             is_partly = left > LEFT_BEHIND
-            kind = 'ours' if name == 'unstick' else 'partly' if is_partly else 'theirs'
+            kind = 'ours' if name.startswith('unstick') else 'partly' if is_partly else 'theirs'
             length = max(value / most * BARS, 1.5)
             text = seconds(value) + (f', {size(left)} stays' if is_partly else '')
             lines.append(f'<text x="{LABEL - 8}" y="{y + 15}" text-anchor="end">{escape(label)}</text>')

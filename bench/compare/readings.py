@@ -13,8 +13,19 @@ from pathlib import Path
 from typing import Any
 
 
+UNKNOWN = (1 << 64) - 1
+
+
 class _Memory(ctypes.Structure):
     _fields_ = (('total', ctypes.c_ulonglong), ('free', ctypes.c_ulonglong), ('used', ctypes.c_ulonglong))
+
+
+class _Process(ctypes.Structure):
+    """nvmlProcessInfo_t of the third version of its calls; a 64-bit number that is not known has all bits set."""
+
+    _fields_ = (
+        ('pid', ctypes.c_uint), ('used', ctypes.c_ulonglong), ('instance', ctypes.c_uint), ('compute', ctypes.c_uint)
+    )  # fmt: skip
 
 
 class Nvml:
@@ -37,6 +48,20 @@ class Nvml:
         memory = _Memory()
         self._check(self._library.nvmlDeviceGetMemoryInfo(self._device, ctypes.byref(memory)))
         return memory
+
+    def used_by(self, pids: list[int]) -> int | None:
+        """What processes use on the device, their contexts included; None where the driver does not tell.
+
+        A process that is not among those with a context, like one that is checkpointed, uses nothing.
+        """
+        found = (_Process * 256)()
+        n = ctypes.c_uint(len(found))
+        try:
+            self._check(self._library.nvmlDeviceGetComputeRunningProcesses_v3(self._device, ctypes.byref(n), found))
+        except (OSError, AttributeError):
+            return None
+        own = [one.used for one in found[: n.value] if one.pid in pids]
+        return None if UNKNOWN in own else sum(own)
 
     @property
     def name(self) -> str:

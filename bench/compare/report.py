@@ -51,30 +51,30 @@ def moves(result: dict[str, Any], model: str) -> list[str]:
     """Leave and come back, references alive."""
     rows = []
     for _, tool in tools(result, 'first_leave', 'cycle'):
-        for task, label in (('cycle', tool['label']), ('cycle_cache', f'{tool["label"]}, through its cache')):
-            if task == 'cycle' or values(tool, task, model, 'leave_s'):
-                rows += moves_row(tool, task, label, model)
+        rows += moves_row(tool, model)
     head = ['tool', 'leave, ms (worst)', 'the first time, ms', 'left on the device', 'come back, ms (worst)', 'GB/s',
             'host memory it took', 'runs']  # fmt: skip
     return table(head, rows) if rows else []
 
 
-def moves_row(tool: dict[str, Any], task: str, label: str, model: str) -> list[list[str]]:
-    n = len(values(tool, task, model, 'leave_s'))
-    left = values(tool, task, model, 'left_bytes') or values(tool, 'first_leave', model, 'left_bytes')
+def moves_row(tool: dict[str, Any], model: str) -> list[list[str]]:
+    n = len(values(tool, 'cycle', model, 'leave_s'))
+    left = values(tool, 'cycle', model, 'left_bytes') or values(tool, 'first_leave', model, 'left_bytes')
     if not left:
         return []
-    back = values(tool, task, model, 'back_s')
+    back = values(tool, 'cycle', model, 'back_s')
     nbytes = tool['load']['bytes'].get(model, 0)
-    is_first = task == 'cycle'
-    first = values(tool, 'first_leave', model, 'leave_s') if is_first else []
-    host = values(tool, 'first_leave', model, 'host_bytes') if is_first else []
+    first = values(tool, 'first_leave', model, 'leave_s')
+    host = values(tool, 'first_leave', model, 'host_bytes')
     stays = size(statistics.median(left))
+    own = [entry['details'] for entry in tool.get('cycle', {}).get(model, []) if entry.get('details')]
+    if own and 'resident_bytes' in own[-1]:
+        stays += f' ({size(own[-1]["resident_bytes"])} of the model)'
     if 'left_without_references_bytes' in tool:
         stays += f' ({size(tool["left_without_references_bytes"])} once nothing refers to it)'
     return [[
-        label + ('' if tool['keeps_references'] else ' (references are gone)'),
-        median_worst(values(tool, task, model, 'leave_s')),
+        tool['label'] + ('' if tool['keeps_references'] else ' (references are gone)'),
+        median_worst(values(tool, 'cycle', model, 'leave_s')),
         median_worst(first),
         stays,
         median_worst(back),
@@ -178,10 +178,12 @@ def markdown(result: dict[str, Any]) -> str:
         + ''.join(f'; {name} (bitsandbytes) {size(nbytes)}' for name, nbytes in sizes.items())
         + f'. An image is {result["options"]["size"]} pixels square, in one step where not said otherwise. Medians, '
         'the worst in brackets. "Left" is what the device itself says is in use beyond what the process used before it '
-        'had a model, while references to all tensors are held.',
+        'had a model, the driver\'s account of the process, while references to all tensors are held.',
         '',
         f'`{result["command"]}` took {result["seconds"]:.0f} s.',
     ]
+    if 'link_bytes_per_s' in machine:
+        lines += ['', f'A plain copy from pinned memory to the device: {machine["link_bytes_per_s"] / 1e9:.1f} GB/s.']
     for phase, names in result['interleaved']:
         lines += ['', f'Run by run in turn ({phase}): {", ".join(result["tools"][name]["label"] for name in names)}.']
 
@@ -196,18 +198,18 @@ def markdown(result: dict[str, Any]) -> str:
     for room, title in titles.items():
         rooms = [tool['room'][room] for _, tool in tools(result, 'room') if room in tool['room']]
         section(title + (f' ({size(min(rooms))})' if rooms else ''), switches(result, room))
-    for model, what in (('8-bit', 'FLUX 8-bit'), ('mixed', 'FLUX 4-bit with T5 in 16 bits')):
+    for model, what in (('4-bit', 'FLUX 4-bit'), ('8-bit', 'FLUX 8-bit'), ('mixed', 'FLUX 4-bit with T5 in 16 bits')):
         rooms = [tool['larger_room_bytes'].get(model, 0) for _, tool in tools(result, 'larger_room_bytes')]
         loads = [tool['load_larger'][model] for _, tool in tools(result, 'load_larger') if model in tool['load_larger']]
         loads.sort(key=lambda load: min(load.get('image_s', {}).values(), default=0.0))  # of who moved nothing
         if loads and any(rooms):
             nbytes, room = loads[0]['bytes'][model], min(filter(None, rooms))
-            steps = result['options']['steps']
+            steps, pixels = result['options']['larger_steps'], result['options']['larger_size']
             body = larger(result, model)
             if 'image_s' in loads[0]:
                 whole = seconds(loads[0]['image_s'][model])
                 body += ['', f'With all of it on the device an image takes {whole} ms.'] if body else []
-            section(f'{what}, {size(nbytes)}, on {size(room)}: {steps} steps, to latents', body)
+            section(f'{what}, {size(nbytes)}, on {size(room)}: {pixels} pixels square, steps: {steps}', body)
     section('Contents, and what is left', contents(result))
     failed = [
         f'* {tool["label"]}: {one["phase"]}, {one["task"]}: {one["message"]}'

@@ -24,7 +24,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +38,33 @@ HERE = Path(__file__).parent
 
 GIB = 1 << 30
 
-SWITCH, LARGER, MIXED = 'switch', 'larger', 'larger-mixed'
+SWITCH, LEAVE, LARGER_4, LARGER_8, MIXED = 'switch', 'leave', 'larger-4-bit', 'larger-8-bit', 'larger-mixed'
 
 # In the order in which they run: when time runs out, what is missing is what was least important. Those of one line
-# take turns.
+# load side by side, and then take turns.
 WAVES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (SWITCH, ('unstick', 'tms_retained')),
-    (LARGER, ('unstick', 'model_offload', 'group_offload', 'block_offload')),
+    (SWITCH, ('unstick', 'unstick_cache', 'tms_retained')),
+    (LARGER_4, ('unstick', 'model_offload', 'group_offload', 'block_offload')),
+    (LEAVE, ('to_cpu', 'del', 'tms', 'safetensors', 'checkpoint')),
+    (LARGER_8, ('unstick', 'model_offload', 'group_offload')),
+)
+
+# Only if named by --tools or --phase: each takes minutes.
+MORE: tuple[tuple[str, tuple[str, ...]], ...] = (
+    *((SWITCH, (tool,)) for tool in ('to_cpu', 'tms', 'safetensors', 'checkpoint', 'model_offload', 'reload')),
+    (LEAVE, ('reload',)),
     (MIXED, ('unstick', 'model_offload', 'group_offload', 'block_offload')),
-    (SWITCH, ('to_cpu',)),
-    (SWITCH, ('tms',)),
-    (SWITCH, ('safetensors',)),
-    (SWITCH, ('checkpoint',)),
-    (SWITCH, ('model_offload',)),
-    (SWITCH, ('del',)),
-    (SWITCH, ('reload',)),
     (MIXED, ('sequential_offload',)),
     (SWITCH, ('tms_disk',)),
 )
 
 A, B = '8-bit', '4-bit'
+MODELS = {SWITCH: [A, B], LEAVE: [A], LARGER_4: [B], LARGER_8: [A], MIXED: ['mixed']}
+CARD_BYTES = {LARGER_4: 8 * GIB, LARGER_8: 12 * GIB, MIXED: 12 * GIB}
+"""Cards as there are some, which are too small for the model at full size."""
+
+LOAD_BYTES = {SWITCH: 40 * GIB}
+"""What a worker may take while it loads; of one model 25 GiB."""
 
 
 class Ballast:
@@ -63,6 +72,7 @@ class Ballast:
 
     def __init__(self, is_wanted: bool) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()  # workers that fail while they load side by side
         if is_wanted:
             self._process = subprocess.Popen(
                 [sys.executable, str(HERE / 'ballast.py')], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -76,14 +86,20 @@ class Ballast:
             raise PeerError(f'ballast: {line or "its process ended"}')
         return int(line)
 
+    def link(self, nbytes: int) -> int:
+        """Bytes per second that a plain copy from pinned memory to the device has."""
+        return self._ask(f'link {nbytes}')
+
     def leave(self, nbytes: int) -> int:
         """Takes memory until so much is free (0: gives all back); what is free then."""
-        if self._process is None:
-            return nbytes
-        assert self._process.stdin is not None
-        self._process.stdin.write(f'{nbytes}\n')
-        self._process.stdin.flush()
-        return self._read()
+        return nbytes if self._process is None else self._ask(str(nbytes))
+
+    def _ask(self, line: str) -> int:
+        assert self._process is not None and self._process.stdin is not None
+        with self._lock:
+            self._process.stdin.write(f'{line}\n')
+            self._process.stdin.flush()
+            return self._read()
 
     def end(self) -> None:
         if self._process is not None and self._process.stdin is not None:
@@ -109,13 +125,15 @@ class Worker:
             {'label': self.kind.label, 'how': self.kind.how, 'keeps_references': self.kind.keeps_references,
              'has_moves': self.kind.has_moves, 'comes_back': self.kind.comes_back, 'failed': []},
         )  # fmt: skip
-        models = ['mixed'] if phase == MIXED else [A] if phase == LARGER or tool == 'del' else [A, B]
+        self.models = MODELS[phase]
+        self.is_larger = phase in CARD_BYTES
         options = {
-            **run.options, 'phase': phase, 'models': models, 'files': str(run.files / f'{tool}-{phase}'),
-            'disk': str(run.disk / f'{tool}-{phase}'), 'is_latent': phase != SWITCH,
-            'steps': run.arguments.steps if phase != SWITCH else 1,
+            **run.options, 'phase': phase, 'models': self.models, 'files': str(run.files / f'{tool}-{phase}'),
+            'disk': str(run.disk / f'{tool}-{phase}'), 'is_latent': False,
+            'card_bytes': CARD_BYTES.get(phase, 0) if run.arguments.scale == 1 else 0,
         }  # fmt: skip
-        self.models = models
+        if self.is_larger:
+            options |= {'steps': run.arguments.steps, 'size': run.options['larger_size']}
         self.peer = Peer.start(tool, options, self.kind.environment(), str(run.logs / f'{tool}-{phase}.txt'))
 
     def call(self, do: str, timeout: float = 120.0, **arguments: Any) -> dict[str, Any] | None:
@@ -130,6 +148,7 @@ class Worker:
             return None
 
     def vacate(self) -> None:
+        self.run.ballast.leave(0)  # it is nobody's memory but its own
         answer = self.call('vacate')
         if answer is not None:
             self.left_bytes = max(answer['left_bytes'], 0)
@@ -148,6 +167,7 @@ class Worker:
         self.result['failed'].append(self.failure)
         print(f'  {self.tool}: {task} failed: {message}', flush=True)
         self.peer.kill()
+        self.run.ballast.leave(0)
 
     def add(self, task: str, model: str, entry: dict[str, Any] | None) -> None:
         if entry is not None:
@@ -173,16 +193,18 @@ class Run:
         self.failure = ''
         self.path = out / 'compare.json'
         self.ballast = Ballast(not self.is_dry)
+        self.link: list[int] = []
         self.options = {
             'device': 'cpu' if self.is_dry else 'cuda',
             'scale': arguments.scale,
             'size': 32 if arguments.scale >= 32 else arguments.size,
-            'steps': arguments.steps,
+            'steps': 1,
+            'larger_size': 32 if arguments.scale >= 32 else 2 * arguments.size,
+            'larger_steps': arguments.steps,
             'n_tokens': 16 if arguments.scale >= 32 else 128,
-            # Less than all of it: a region ends with a whole granule.
-            'working_bytes': int((arguments.working - 0.4) * GIB) if not self.is_dry else 0,
+            # Less than all of it: a region ends with a whole granule, and what a tool has on the device counts, too.
+            'working_bytes': int((arguments.working - 0.8) * GIB) if not self.is_dry else 0,
             'spare_bytes': int(0.9 * GIB) if not self.is_dry else 1 << 20,
-            'beside_bytes': int(0.65 * GIB) if not self.is_dry else 0,
             'host_device_bytes': 64 << 20,
         }
 
@@ -190,12 +212,13 @@ class Run:
 
     def waves(self) -> list[tuple[str, list[str]]]:
         wanted = self.arguments.tools.split(',') if self.arguments.tools else None
-        waves = []
-        for phase, tools in WAVES:
+        waves: list[tuple[str, list[str]]] = []
+        for phase, tools in (*WAVES, *(MORE if wanted or self.arguments.phase != 'all' else ())):
+            known = [tool for before, tools_before in waves for tool in tools_before if before == phase]
             chosen = [
                 tool for tool in tools
-                if (wanted is None or tool in wanted)
-                and (not self.is_dry or (TOOLS[tool].runs_on_cpu and (phase == SWITCH or tool == 'unstick')))
+                if (wanted is None or tool in wanted) and tool not in known
+                and (not self.is_dry or (TOOLS[tool].runs_on_cpu and (phase not in CARD_BYTES or tool == 'unstick')))
                 and self.arguments.phase in ('all', phase)
             ]  # fmt: skip
             if chosen:
@@ -214,6 +237,7 @@ class Run:
                     answer = worker.call('ready', timeout=180)
                     worker.result.setdefault('versions', {}).update(answer['versions'] if answer else {})
             print(f'{self.elapsed:6.1f} s: all workers are ready', flush=True)
+            self.measure_link()
             for phase, workers in waves:
                 if self.elapsed > self.arguments.budget:
                     for worker in workers:
@@ -239,14 +263,28 @@ class Run:
     def wave(self, phase: str, workers: list[Worker]) -> None:
         before = self.used()
         files = shared_files()
-        for worker in workers:
-            self.load(worker)
-        if phase != SWITCH:
+        room = self.nvml.memory().total if self.nvml is not None else 0
+        if len(workers) * LOAD_BYTES.get(phase, 25 * GIB) <= room:
+            with ThreadPoolExecutor(len(workers)) as pool:
+                list(pool.map(self.load, workers))
+            for worker in workers:
+                self.first(worker)
+        else:
+            for worker in workers:
+                self.load(worker)
+                self.first(worker)
+        if phase in CARD_BYTES:
             self.larger(workers)
         else:
             self.cycles(workers)
-            self.switches(workers)
+            if phase == SWITCH:
+                self.switches(workers)
+                self.measure_link()
         self.end(workers, before, files)
+
+    def measure_link(self) -> None:
+        if not self.is_dry:
+            self.link.append(self.ballast.link(2 * GIB))
 
     def used(self) -> int:
         return int(self.nvml.memory().used) if self.nvml is not None else 0
@@ -254,24 +292,28 @@ class Run:
     # --- tasks ---
 
     def load(self, worker: Worker) -> None:
-        """Models under the tool, an image of each, and the first time that each leaves."""
+        """Models under the tool, and an image of each."""
         started, used = self.elapsed, self.used()
-        loaded = worker.call('load', timeout=240)
+        loaded = worker.call('load', timeout=240, times=1 if worker.is_larger else 2)
         if loaded is None:
             return
         worker.loaded = loaded
-        worker.context_bytes = max(loaded['used_before_bytes'] - used, 0)
-        if worker.phase == SWITCH:
+        worker.context_bytes = loaded['used_before_bytes']
+        if not loaded['is_own_reading']:
+            worker.context_bytes = max(worker.context_bytes - used, 0)
+        if not worker.is_larger:
             worker.result['load'] = loaded
         else:
             worker.result.setdefault('load_larger', {})[worker.models[0]] = loaded
         print(f'    {worker.tool}: loaded in {self.elapsed - started:.1f} s', flush=True)
-        if worker.phase != SWITCH or not worker.kind.has_moves:
+
+    def first(self, worker: Worker) -> None:
+        """The first time that each model leaves."""
+        if worker.is_larger or not worker.kind.has_moves:
             worker.vacate()
             return
         for model in worker.models:
-            entry = worker.call('first_leave', model=model, has_backup=model == A)
-            worker.add('first_leave', model, entry)
+            worker.add('first_leave', model, worker.call('first_leave', model=model))
         if worker.kind.comes_back:
             return
         forgotten = worker.call('forget')
@@ -296,11 +338,12 @@ class Run:
     def cycles(self, workers: list[Worker]) -> None:
         workers = [worker for worker in workers if worker.kind.comes_back and worker.kind.has_moves]
         for model in (A, B):
+            those = [worker for worker in workers if model in worker.models]
 
             def cycle(worker: Worker, row: int, model: str = model) -> None:
                 worker.add('cycle', model, worker.call('cycle', model=model, check=row == 0))
 
-            self.rows(workers, self.arguments.runs, cycle)
+            self.rows(those, self.arguments.runs, cycle)
 
     def rooms(self, worker: Worker) -> dict[str, int]:
         sizes = worker.loaded['bytes']
@@ -309,18 +352,10 @@ class Run:
         return {'one': largest + working, 'half': largest + least // 2 + working}
 
     def switches(self, workers: list[Worker]) -> None:
-        workers = [worker for worker in workers if worker.kind.comes_back]
+        workers = [worker for worker in workers if worker.kind.comes_back and worker.kind.has_switches]
         for worker in workers:
             worker.call('begin_switches')
             worker.vacate()
-        if any(worker.kind.has_cache for worker in workers):
-            for model in (A, B):
-
-                def cycle(worker: Worker, row: int, model: str = model) -> None:
-                    task = 'cycle_cache' if worker.kind.has_cache else 'cycle'
-                    worker.add(task, model, worker.call('cycle', model=model))
-
-                self.rows(workers, self.arguments.runs, cycle)
         for room in ('one', 'half'):
 
             def turns(worker: Worker, row: int, room: str = room) -> None:
@@ -335,7 +370,6 @@ class Run:
                         if entry is None:
                             break
                 worker.vacate()
-                self.ballast.leave(0)
 
             if room == 'half' and all(worker.kind.is_disk for worker in workers):
                 continue
@@ -349,7 +383,6 @@ class Run:
             for place in ('larger_first', 'larger_next'):
                 worker.add(place, model, worker.call('larger', model=model))
             worker.vacate()
-            self.ballast.leave(0)
 
         self.rows(workers, self.arguments.rows + 1, images)
 
@@ -393,6 +426,8 @@ class Run:
                 'gpu': self.nvml.name, 'driver': self.nvml.driver, 'link': self.nvml.link(),
                 'device_bytes': int(self.nvml.memory().total),
             }  # fmt: skip
+        if self.link:
+            machine['link_bytes_per_s'] = max(self.link)
         return {
             'date': datetime.datetime.now(datetime.UTC).date().isoformat(),
             # Folders are this machine's; their names do.
@@ -433,23 +468,23 @@ def main() -> int:
     parser.add_argument('--scale', type=int, default=0, help='1: full size; N: N times fewer layers; from 32: tiny')
     names = ', '.join(name for name in TOOLS if name != 'plain')
     parser.add_argument('--tools', default='', help=f'these only, with commas between: {names}')
-    parser.add_argument('--phase', choices=('all', SWITCH, LARGER, MIXED), default='all')
+    parser.add_argument('--phase', choices=('all', *MODELS), default='all')
     parser.add_argument('--add', type=Path, help='the compare.json of an earlier run: its other tools are taken over')
     parser.add_argument('--runs', type=int, default=0, help='how often each model comes back and leaves')
     parser.add_argument('--rows', type=int, default=0, help='how often A, B, A, B')
-    parser.add_argument('--size', type=int, default=512, help='of the image, in pixels')
+    parser.add_argument('--size', type=int, default=512, help='of an image, in pixels; twice that where the pipeline is too large')
     parser.add_argument('--steps', type=int, default=0, help='of images of a pipeline that is too large')
-    parser.add_argument('--working', type=float, default=2.0, help='GiB beside the weights in every room')
-    parser.add_argument('--task-seconds', type=float, default=10.0, help='then a tool is done with a task')
+    parser.add_argument('--working', type=float, default=3.0, help='GiB beside the weights in every room')
+    parser.add_argument('--task-seconds', type=float, default=6.0, help='then a tool is done with a task')
     parser.add_argument('--budget', type=float, default=310.0, help='seconds after which no other tool begins')
     parser.add_argument('--scratch', type=Path, help='a real disk, for what goes to files; by default beside --out')
     arguments = parser.parse_args()
     is_gpu = nvml() is not None
     quick = arguments.quick
     arguments.scale = arguments.scale or (64 if not is_gpu else 6 if quick else 1)
-    arguments.runs = arguments.runs or (2 if quick else 9)
+    arguments.runs = arguments.runs or (2 if quick else 7)
     arguments.rows = arguments.rows or (1 if quick else 2)
-    arguments.steps = arguments.steps or (1 if quick else 4)
+    arguments.steps = arguments.steps or (1 if quick else 2)
     unknown = [name for name in arguments.tools.split(',') if name and name not in TOOLS]
     if unknown:
         parser.error(f'--tools: there is no {unknown[0]}')
@@ -473,7 +508,7 @@ def main() -> int:
         print(run.failure, file=sys.stderr)
         return 1
     failed = [name for name, tool in run.results.items() if tool['failed']]
-    return 1 if 'unstick' in failed else 0
+    return 1 if any(name.startswith('unstick') for name in failed) else 0
 
 
 if __name__ == '__main__':

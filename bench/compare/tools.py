@@ -49,8 +49,12 @@ class Tool:
     runs_on_cpu: ClassVar[bool] = False
     """Part of a dry run on a machine without a GPU."""
     is_disk: ClassVar[bool] = False
-    has_cache: ClassVar[bool] = False
-    """From prepare_switches() on it leaves and comes back by another way, which is measured, too."""
+    has_switches: ClassVar[bool] = True
+    """Something decides who leaves for whom; else it does what it is told."""
+    backs_up: ClassVar[bool] = False
+    """It backs up in the background before it leaves for the first time: backup() begins it."""
+    has_backup_before: ClassVar[bool] = False
+    """It has, by the time that it is loaded: behind the first use."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
@@ -103,12 +107,9 @@ class Tool:
     def come_back(self, name: str) -> None:
         raise NotImplementedError
 
-    def backup(self, name: str) -> Callable[[], None] | None:
-        """Begins a backup in the background, where a tool has such a thing; the call waits for its end."""
-        return None
-
-    def prepare_switches(self) -> None:
-        """All models are on the device; from here on they take turns."""
+    def backup(self, name: str) -> Callable[[], None]:
+        """Begins a backup in the background; the call waits for its end."""
+        raise NotImplementedError
 
     def acquire(self, name: str) -> None:
         """A switch: afterwards the model can be used, whatever had to leave for it."""
@@ -138,7 +139,15 @@ class Tool:
 
         return sum(models.bytes_of(*models.modules_of(pipe)) for pipe in self.pipes.values() if pipe is not None)
 
+    def pids(self) -> list[int]:
+        """The processes whose device memory is this tool's."""
+        return [os.getpid()]
+
     def details(self) -> dict[str, Any]:
+        return {}
+
+    def walk(self) -> dict[str, Any]:
+        """What is known only after looking at everything: too slow to be asked often."""
         return {}
 
     def close(self) -> None:
@@ -160,55 +169,83 @@ def clean(device: Any) -> None:
 
 class Unstick(Tool):
     name = 'unstick'
-    label = 'unstick'
-    how = 'model.evict(), model.restore(); cache.evict(), cache.preload(); switches by cache.use()'
+    label = 'unstick, `model.evict()`'
+    how = 'model.evict(), model.restore(); what is larger than the card comes and goes by itself'
     packages = ('unstick',)
     allocator = ''  # it sets it up by itself
     runs_on_cpu = True
-    has_cache = True
+    has_switches = False  # those are its cache's
+    backs_up = True
 
     def prepare(self) -> None:
         import unstick  # before CUDA starts
 
         self.unstick = unstick
         self.models: dict[str, Any] = {}
-        self.cache: Any = None
-        self._use: Any = None
 
     def take(self) -> None:
         spec = 'cuda:0' if self.options['device'] == 'cuda' else f'host:{self.options["host_device_bytes"] >> 20}MiB'
         granule_bytes = 0 if self.options['device'] == 'cuda' else 1 << 16
-        room_bytes = self.options.get('room_bytes', 0)
-        limit_bytes = room_bytes - self.options['beside_bytes'] if room_bytes else 0  # the rest is for activations
-        self.unstick_device = self.unstick.Device(
-            self.unstick.Context(), spec, limit_bytes=limit_bytes, granule_bytes=granule_bytes
-        )
+        self.unstick_device = self.unstick.Device(self.unstick.Context(), spec, granule_bytes=granule_bytes)
         for name, pipe in self.pipes.items():
             self.models[name] = self.unstick.adopt(pipe, name, device=self.unstick_device)
 
     def leave(self, name: str) -> None:
-        if self.cache is None:
-            self.models[name].evict()
-        else:
-            self.cache.evict('FLUX.1-dev', name)
+        self.models[name].evict()
 
     def come_back(self, name: str) -> None:
-        if self.cache is None:
-            self.models[name].restore()
-        else:
-            self.cache.preload('FLUX.1-dev', name)
+        self.models[name].restore()
 
-    def backup(self, name: str) -> Callable[[], None] | None:
+    def backup(self, name: str) -> Callable[[], None]:
         tasks = [region.backup() for one in self.models[name].components.values() for region in one.regions]
         waiter = threading.Thread(target=lambda: [task.wait() for task in tasks])
         waiter.start()
         return waiter.join
 
-    def prepare_switches(self) -> None:
+    def used_bytes(self) -> int:
+        return int(self.unstick_device.info()['resident_bytes']) if self.models else 0
+
+    def details(self) -> dict[str, Any]:
+        if not self.models:
+            return {}
+        device, context = self.unstick_device.info(), self.unstick_device.context.info()
+        return {
+            'resident_bytes': device['resident_bytes'],
+            'sentinel_bytes': device['sentinel_bytes'],
+            'spare_bytes': device['spare_bytes'],
+            'host_pinned_bytes': context['host_pinned_bytes'],
+        }
+
+    def walk(self) -> dict[str, Any]:
+        started = time.monotonic()
+        for model in self.models.values():
+            model.refresh()
+        return {
+            'refresh_s': time.monotonic() - started,  # of all models: part of evict(), not of the cache's
+            'left_outside': {name: model.adoption.left_bytes for name, model in self.models.items()},
+            'still_held': {name: model.adoption.still_held_bytes for name, model in self.models.items()},
+        }
+
+
+class UnstickCache(Unstick):
+    """The same models under the keys of a cache, which knows when they were used and need not look at them."""
+
+    name = 'unstick_cache'
+    label = 'unstick, `cache.evict()`'
+    how = 'cache.evict(), cache.preload(); switches by cache.use()'
+    has_switches = True
+    backs_up = False
+    has_backup_before = True
+
+    def take(self) -> None:
+        super().take()
         self.cache = self.unstick.Cache(self.unstick_device, working_bytes=self.options['working_bytes'])
+        self._use: Any = None
         for name in self.pipes:
             with self._entry(name):
                 pass
+        for name in self.pipes:  # its cache backs up when it thinks fit: no time is to have that beside it
+            self.backup(name)()
 
     def _entry(self, name: str) -> Any:
         pipe = self.pipes[name]
@@ -216,10 +253,13 @@ class Unstick(Tool):
             'FLUX.1-dev', name, load=lambda *_, **__: pipe, required_bytes=self.models[name].nbytes
         )
 
+    def leave(self, name: str) -> None:
+        self.cache.evict('FLUX.1-dev', name)
+
+    def come_back(self, name: str) -> None:
+        self.cache.preload('FLUX.1-dev', name)
+
     def acquire(self, name: str) -> None:
-        if self.cache is None:
-            super().acquire(name)
-            return
         self._use = self._entry(name)
         self._use.__enter__()
         self.resident.add(name)
@@ -230,29 +270,8 @@ class Unstick(Tool):
             self._use = None
 
     def vacate(self) -> None:
-        if self.cache is not None:
-            self.resident = set(self.pipes)  # parts of any may be there
+        self.resident = set(self.pipes)  # parts of any may be there
         super().vacate()
-
-    def used_bytes(self) -> int:
-        return int(self.unstick_device.info()['resident_bytes']) if self.models else 0
-
-    def details(self) -> dict[str, Any]:
-        if not self.models:
-            return {}
-        device, context = self.unstick_device.info(), self.unstick_device.context.info()
-        started = time.monotonic()
-        for model in self.models.values():
-            model.refresh()
-        return {
-            'refresh_s': time.monotonic() - started,  # of all models: part of evict(), not of the cache's
-            'resident_bytes': device['resident_bytes'],
-            'sentinel_bytes': device['sentinel_bytes'],
-            'spare_bytes': device['spare_bytes'],
-            'host_pinned_bytes': context['host_pinned_bytes'],
-            'left_outside': {name: model.adoption.left_bytes for name, model in self.models.items()},
-            'still_held': {name: model.adoption.still_held_bytes for name, model in self.models.items()},
-        }
 
 
 # --- plain torch ---
@@ -650,6 +669,9 @@ class Checkpoint(Tool):
         self.pipes[name] = None
         self.resident.add(name)
 
+    def pids(self) -> list[int]:
+        return [os.getpid(), *([self.child.pid] if self.child is not None else [])]
+
     @property
     def is_awake(self) -> bool:
         """Of this process: every call would wait until it is back."""
@@ -687,7 +709,7 @@ class Plain(Tool):
 TOOLS: dict[str, type[Tool]] = {
     tool.name: tool
     for tool in (
-        Unstick, MemorySaverRetained, MemorySaver, MemorySaverDisk, ToCpu, Del, Safetensors, Reload, ModelOffload,
+        Unstick, UnstickCache, MemorySaverRetained, MemorySaver, MemorySaverDisk, ToCpu, Del, Safetensors, Reload, ModelOffload,
         GroupOffload, BlockOffload, SequentialOffload, Checkpoint, Plain,
     )
 }  # fmt: skip

@@ -29,6 +29,8 @@ class Worker:
         self.options = options
         self.nvml = nvml() if options['device'] == 'cuda' else None
         self.used_before = 0
+        self.is_own = False
+        """What this process uses is known; else only what all do."""
         self.held: dict[str, list[Any]] = {}
         """References that a node output, a closure or a second cache would hold."""
         self.bytes: dict[str, int] = {}
@@ -39,7 +41,8 @@ class Worker:
     def used(self) -> int:
         if self.nvml is None:
             return self.tool.used_bytes()
-        return int(self.nvml.memory().used)
+        own = self.nvml.used_by(self.tool.pids()) if self.is_own else None
+        return int(self.nvml.memory().used) if own is None else own
 
     def settle(self) -> None:
         gc.collect()
@@ -51,7 +54,7 @@ class Worker:
             synchronize(self.tool.device)
 
     def left(self) -> int:
-        """Device memory that is in use beyond what the process used before it had a model."""
+        """Device memory that this process uses beyond what it used before it had a model."""
         return self.used() - self.used_before
 
     def how(self) -> dict[str, Any]:
@@ -78,6 +81,7 @@ class Worker:
             for name in models.MODELS:  # libraries, kernels and the context belong to nobody's model
                 models.image(models.build(name, device, models.NARROW), size=32, steps=1, n_tokens=16)
                 self.settle()
+        self.is_own = bool(self.nvml is not None and self.nvml.used_by(self.tool.pids()))
         self.used_before = self.used() if self.nvml is not None else 0
         self.host_before = host()
         started = time.monotonic()
@@ -92,10 +96,9 @@ class Worker:
             self.bytes[name] = sum(self.tool.sizes[name].values())
             if self.tool.pipes[name] is not None and self.tool.keeps_references and self.tool.has_moves:
                 self.held[name] = models.tensors_of(*models.modules_of(self.tool.pipes[name]))
-        if self.options['phase'] != 'switch':
-            # As large a card as its largest part needs, and what an image needs beside it.
-            parts = self.tool.sizes[self.options['models'][0]]
-            self.options['room_bytes'] = max(parts.values()) + self.options['spare_bytes']
+        # A card as there are some; of a smaller model as much as its largest part needs, and what an image needs.
+        parts = self.tool.sizes[self.options['models'][0]]
+        self.options['room_bytes'] = self.options['card_bytes'] or max(parts.values()) + self.options['spare_bytes']
         taking = time.monotonic()
         self.tool.take()
         synchronize(device)
@@ -110,17 +113,20 @@ class Worker:
             'take_s': taken - taking,
             'used_before_bytes': self.used_before,
             'left_bytes': self.left(),
-            'room_bytes': self.options.get('room_bytes', 0),
-            'details': self.tool.details(),
+            'room_bytes': self.options['room_bytes'],
+            'is_own_reading': self.is_own,
+            'details': self.tool.details() | self.tool.walk(),
         }
 
-    def first_leave(self, model: str, has_backup: bool = False) -> dict[str, Any]:
+    def first_leave(self, model: str) -> dict[str, Any]:
         result: dict[str, Any] = {}
         self.settle()
-        if has_backup and type(self.tool).backup is not Tool.backup:
+        self.host_before = host()
+        if self.tool.backs_up:
             result |= self._back_up(model)
         result |= self._leave(model)
-        return result | {'host_bytes': self.host_taken()}
+        taken = self.host_taken()
+        return result | {'host_bytes': None if self.tool.has_backup_before else taken}
 
     def host_taken(self) -> int:
         """Host memory that the machine has less than when this was asked last."""
@@ -129,11 +135,9 @@ class Worker:
 
     def _back_up(self, model: str) -> dict[str, Any]:
         """The backup in the background, and what an image beside it costs."""
-        alone = [self.image(model)[1] for _ in range(2)]
+        alone = [self.image(model)[1] for _ in range(3)]
         started = time.monotonic()
         wait = self.tool.backup(model)
-        if wait is None:
-            return {}
         ended: list[float] = []
         watcher = threading.Thread(target=lambda: (wait(), ended.append(time.monotonic())))
         watcher.start()
@@ -171,14 +175,8 @@ class Worker:
         return result | self._leave(model)
 
     def begin_switches(self) -> dict[str, Any]:
-        """Everything is on the device once more, and nobody else refers to it: peers need not be hindered."""
+        """Nobody else refers to what takes turns from here on: peers need not be hindered."""
         self.held.clear()
-        if self.tool.has_moves:
-            for name in self.options['models']:
-                if name not in self.tool.resident:
-                    self.tool.come_back(name)
-                    self.tool.resident.add(name)
-            self.tool.prepare_switches()
         return {}
 
     def enter(self, model: str) -> dict[str, Any]:
