@@ -12,12 +12,12 @@ import json
 import statistics
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from report import seconds, size, values
 
 WIDTH, LABEL, ROW, GAP, HEAD = 900, 280, 22, 26, 34
-BARS = WIDTH - LABEL - 190
+BARS = WIDTH - LABEL - 215
 LEFT_BEHIND = 1 << 29
 
 STYLE = """
@@ -39,21 +39,39 @@ STYLE = """
 """
 
 
-def bars(result: dict[str, Any], task: str, field: str, model: str = '8-bit') -> list[tuple[str, str, float, float]]:
-    """Name, label, median and what was left behind, the fastest first."""
+class Bar(NamedTuple):
+    name: str
+    label: str
+    median_s: float
+    left_bytes: float
+    failure: str = ''
+
+
+def bars(result: dict[str, Any], task: str, field: str, model: str = '8-bit') -> list[Bar]:
+    """The fastest first; what failed at a pipeline that is too large says so, after what it did."""
     found = []
     for name, tool in result['tools'].items():
         times = values(tool, task, model, field)
+        if field == 'both_s':
+            switches, images = (values(tool, task, model, one) for one in ('switch_s', 'image_s'))
+            times = [sum(pair) for pair in zip(switches, images, strict=True)]
+        has_failed = task == 'larger_next' and any(one['phase'] == f'larger-{model}' for one in tool['failed'])
+        if has_failed and not times:
+            found.append(Bar(name, tool['label'].replace('`', ''), 0.0, 0, 'fails'))
         if not times or (field == 'switch_s' and not tool['has_moves']):
             continue
         if field == 'leave_s' and not tool['keeps_references']:
             continue  # it drops the model: that is no leaving
         left = values(tool, task, model, 'left_bytes') if field == 'leave_s' else []
-        found.append((name, tool['label'].replace('`', ''), statistics.median(times), max(left, default=0)))
-    return sorted(found, key=lambda bar: bar[2])
+        failure = f'fails after {2 * len(times)} images' if has_failed else ''
+        if task == 'larger_next' and not all(entry.get('is_same', True) for entry in tool[task][model]):
+            failure = 'another image'
+        label = tool['label'].replace('`', '')
+        found.append(Bar(name, label, statistics.median(times), max(left, default=0), failure))
+    return sorted(found, key=lambda bar: (not bar.median_s, bar.median_s))
 
 
-def panels(result: dict[str, Any]) -> list[tuple[str, str, list[tuple[str, str, float, float]]]]:
+def panels(result: dict[str, Any]) -> list[tuple[str, str, list[Bar]]]:
     sizes = next((tool['load']['bytes'] for tool in result['tools'].values() if 'load' in tool), {})
     what = size(sizes['8-bit']) if '8-bit' in sizes else ''
     made = [
@@ -61,6 +79,7 @@ def panels(result: dict[str, Any]) -> list[tuple[str, str, list[tuple[str, str, 
          bars(result, 'cycle', 'leave_s')),
         ('Come back', 'ms', bars(result, 'cycle', 'back_s')),
         ('Switch from 4-bit to 8-bit, room for one and a half', 'ms', bars(result, 'switch_half', 'switch_s')),
+        ('The same switch, and the first image after it', 'ms', bars(result, 'switch_half', 'both_s')),
     ]  # fmt: skip
     for model, name in (('4-bit', 'FLUX 4-bit'), ('8-bit', 'FLUX 8-bit'), ('mixed', 'FLUX 4-bit with T5 in 16 bits')):
         loads = [tool['load_larger'] for tool in result['tools'].values() if model in tool.get('load_larger', {})]
@@ -80,12 +99,14 @@ def svg(result: dict[str, Any]) -> str:
         lines.append(f'<text class="title" x="8" y="{y}">{escape(title)}</text>')
         lines.append(f'<text class="note" x="{WIDTH - 8}" y="{y}" text-anchor="end">{escape(note)}</text>')
         y += HEAD - ROW
-        top, most = y, max(row[2] for row in rows)
-        for name, label, value, left in rows:
+        top, most = y, max(row.median_s for row in rows) or 1.0
+        for name, label, value, left, failure in rows:
             is_partly = left > LEFT_BEHIND
             kind = 'ours' if name.startswith('unstick') else 'partly' if is_partly else 'theirs'
             length = max(value / most * BARS, 1.5)
-            text = seconds(value) + (f', {size(left)} stays' if is_partly else '')
+            text = ', '.join(filter(None, (
+                seconds(value) if value else '', f'{size(left)} stays' if is_partly else '', failure
+            )))  # fmt: skip
             lines.append(f'<text x="{LABEL - 8}" y="{y + 15}" text-anchor="end">{escape(label)}</text>')
             lines.append(f'<rect class="{kind}" x="{LABEL}" y="{y + 3}" width="{length:.1f}" height="{ROW - 6}"/>')
             lines.append(f'<text x="{LABEL + length + 6:.1f}" y="{y + 15}">{escape(text)}</text>')

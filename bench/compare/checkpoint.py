@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver's own checkpoint of a process, called from another process: that is how it is meant to be used.
 
-On stdin "leave PID" or "back PID" per line; on stdout the seconds that it took, or an error. Needs driver 570.
+On stdin "leave PID" or "back PID" per line; on stdout the seconds that it took, or an error. Needs driver 570. "used
+PID..." answers what these processes use on the device: while they are away they cannot ask for themselves.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
+
+from readings import nvml
 
 LOCK_TIMEOUT_MS = 20000
 
@@ -42,11 +45,16 @@ class Checkpoint:
 def main() -> None:
     checkpoint = Checkpoint()
     print('ready', flush=True)
+    device = nvml()
     for line in sys.stdin:
-        verb, pid = line.split()
+        verb, *pids = line.split()
         started = time.monotonic()
         try:
-            getattr(checkpoint, verb)(int(pid))
+            if verb == 'used':
+                own = device.used_by([int(pid) for pid in pids]) if device is not None else None
+                print(own or 0, flush=True)
+                continue
+            getattr(checkpoint, verb)(int(pids[0]))
             print(time.monotonic() - started, flush=True)
         except OSError as error:
             print(f'error: {error}', flush=True)

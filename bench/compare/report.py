@@ -177,15 +177,15 @@ def markdown(result: dict[str, Any]) -> str:
         f'{what}, random weights'
         + ''.join(f'; {name} (bitsandbytes) {size(nbytes)}' for name, nbytes in sizes.items())
         + f'. An image is {result["options"]["size"]} pixels square, in one step where not said otherwise. Medians, '
-        'the worst in brackets. "Left" is what the device itself says is in use beyond what the process used before it '
-        'had a model, the driver\'s account of the process, while references to all tensors are held.',
+        'the worst in brackets. "Left" is the driver\'s account of the process (NVML), beyond what it used before it had '
+        'a model, while references to all tensors are held.',
         '',
         f'`{result["command"]}` took {result["seconds"]:.0f} s.',
     ]
     if 'link_bytes_per_s' in machine:
         lines += ['', f'A plain copy from pinned memory to the device: {machine["link_bytes_per_s"] / 1e9:.1f} GB/s.']
     for phase, names in result['interleaved']:
-        lines += ['', f'Run by run in turn ({phase}): {", ".join(result["tools"][name]["label"] for name in names)}.']
+        lines += ['', f'Run by run in turn ({phase}): {"; ".join(result["tools"][name]["label"] for name in names)}.']
 
     def section(title: str, body: list[str]) -> None:
         if body:
@@ -216,7 +216,9 @@ def markdown(result: dict[str, Any]) -> str:
         for tool in result['tools'].values() for one in tool['failed']
     ]  # fmt: skip
     section('What failed', failed)
-    section('Not run', [f'* {skipped_name(result, one)}: {one["why"]}' for one in result['skipped']])
+    if 'failure' in result:
+        lines += ['', f'**Not all of it went as it should: {result["failure"]}.**']
+    section('Not run, or not all of it', [f'* {skipped_name(result, one)}: {one["why"]}' for one in result['skipped']])
     used = [f'* {tool["label"]}: `{tool["how"]}`' for _, tool in tools(result, 'load', 'load_larger')]
     section('How each tool was used', used)
     return '\n'.join(lines) + '\n'

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ SWITCH, LEAVE, LARGER_4, LARGER_8, MIXED = 'switch', 'leave', 'larger-4-bit', 'l
 WAVES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (SWITCH, ('unstick', 'unstick_cache', 'tms_retained')),
     (LARGER_4, ('unstick', 'model_offload', 'group_offload', 'block_offload')),
-    (LEAVE, ('to_cpu', 'del', 'tms', 'safetensors', 'checkpoint')),
     (LARGER_8, ('unstick', 'model_offload', 'group_offload')),
+    (LEAVE, ('to_cpu', 'del', 'tms', 'safetensors', 'checkpoint')),
 )
 
 # Only if named by --tools or --phase: each takes minutes.
@@ -62,6 +63,8 @@ A, B = '8-bit', '4-bit'
 MODELS = {SWITCH: [A, B], LEAVE: [A], LARGER_4: [B], LARGER_8: [A], MIXED: ['mixed']}
 CARD_BYTES = {LARGER_4: 8 * GIB, LARGER_8: 12 * GIB, MIXED: 12 * GIB}
 """Cards as there are some, which are too small for the model at full size."""
+
+CUT_OFF = 'the run was ended before it was through'
 
 LOAD_BYTES = {SWITCH: 40 * GIB}
 """What a worker may take while it loads; of one model 25 GiB."""
@@ -249,14 +252,22 @@ class Run:
                 print(f'{self.elapsed:6.1f} s: {phase}: {names}', flush=True)
                 try:
                     self.wave(phase, workers)
+                except Exception as error:  # the next wave has workers of its own
+                    traceback.print_exc()
+                    self.failure = f'{phase}: {type(error).__name__}: {error}'
+                    for worker in workers:
+                        worker.is_over = True
+                        worker.peer.kill()
+                    self.ballast.leave(0)
                 finally:
                     self.write()
         except PeerError as error:
             self.failure = str(error)
         finally:
-            for _, workers in waves:
+            for phase, workers in waves:
                 for worker in workers:
                     if not worker.is_over:
+                        self.skipped.append({'tool': worker.tool, 'phase': phase, 'why': CUT_OFF})
                         worker.peer.kill()
             self.ballast.end()
 
@@ -276,7 +287,9 @@ class Run:
         if phase in CARD_BYTES:
             self.larger(workers)
         else:
+            print(f'{self.elapsed:6.1f} s: all have left once', flush=True)
             self.cycles(workers)
+            print(f'{self.elapsed:6.1f} s: all have come back and left', flush=True)
             if phase == SWITCH:
                 self.switches(workers)
                 self.measure_link()

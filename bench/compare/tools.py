@@ -143,6 +143,10 @@ class Tool:
         """The processes whose device memory is this tool's."""
         return [os.getpid()]
 
+    def used_by_pids(self) -> int | None:
+        """What they use, where this process cannot ask for itself."""
+        return None
+
     def details(self) -> dict[str, Any]:
         return {}
 
@@ -650,11 +654,13 @@ class Checkpoint(Tool):
         return line
 
     def _tell(self, verb: str, name: str) -> None:
+        self._ask(f'{verb} {self.child.pid if name == self.second else os.getpid()}')
+
+    def _ask(self, line: str) -> str:
         assert self.agent.stdin is not None
-        pid = self.child.pid if name == self.second else os.getpid()
-        self.agent.stdin.write(f'{verb} {pid}\n')
+        self.agent.stdin.write(f'{line}\n')
         self.agent.stdin.flush()
-        self._read()
+        return self._read()
 
     def build(self, name: str) -> None:
         if not self.pipes:
@@ -671,6 +677,10 @@ class Checkpoint(Tool):
 
     def pids(self) -> list[int]:
         return [os.getpid(), *([self.child.pid] if self.child is not None else [])]
+
+    def used_by_pids(self) -> int:
+        """From the other process: what is checkpointed waits in its next call to the driver."""
+        return int(float(self._ask(f'used {" ".join(map(str, self.pids()))}')))
 
     @property
     def is_awake(self) -> bool:

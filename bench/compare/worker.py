@@ -41,6 +41,9 @@ class Worker:
     def used(self) -> int:
         if self.nvml is None:
             return self.tool.used_bytes()
+        elsewhere = self.tool.used_by_pids() if self.is_own else None
+        if elsewhere is not None:
+            return elsewhere
         own = self.nvml.used_by(self.tool.pids()) if self.is_own else None
         return int(self.nvml.memory().used) if own is None else own
 

@@ -43,6 +43,8 @@ def result() -> dict[str, Any]:
     load = {'bytes': {'8-bit': 17 * GIB, '4-bit': 10 * GIB}}
     backup = {'leave_s': 0.03, 'left_bytes': 0, 'host_bytes': 17 * GIB, 'backup_s': 1.5, 'image_alone_s': [0.5],
               'image_beside_s': [0.55, 0.6]}  # fmt: skip
+    cached = moves(0.01, 66 << 20, 0.29)
+    cached['8-bit'][-1]['details'] = {'resident_bytes': 0}
     return {
         'date': '2026-01-02',
         'command': 'bench/compare/run.py --out results',
@@ -50,20 +52,20 @@ def result() -> dict[str, Any]:
         'seconds': 300.0,
         'machine': {'gpu': 'A GPU', 'driver': '580', 'link': 'PCIe Gen5 x16', 'processor': 'A CPU', 'cores': 16,
                     'system': 'Linux'},
-        'options': {'scale': 1, 'size': 512, 'steps': 4},
+        'options': {'scale': 1, 'size': 512, 'larger_steps': 4, 'larger_size': 1024},
         'interleaved': [['switch', ['unstick', 'tms_retained']]],
         'skipped': [{'tool': 'late', 'phase': 'switch', 'why': 'out of time'}],
         'tools': {
             'tms_retained': {**tool, 'label': 'saver', 'load': load, 'cycle': moves(0.4, 0, 0.5),
                              'exit': {'status': 1, 'residual_switch_bytes': 0}},
             'unstick': {**tool, 'label': 'unstick', 'load': load, 'cycle': moves(0.02, 0, 0.3),
-                        'cycle_cache': moves(0.01, 0, 0.29),
                         'first_leave': {'8-bit': [backup]}, 'switch_half': switch, 'room': {'half': 24 * GIB},
                         'load_larger': {'mixed': {'bytes': {'mixed': 15 * GIB}}},
                         'larger_room_bytes': {'mixed': 10 * GIB},
                         'larger_first': {'mixed': [{'image_s': 3.0, 'is_same': True}]},
                         'larger_next': {'mixed': [{'image_s': 1.0, 'is_same': True}]},
                         'exit': {'status': 0, 'residual_switch_bytes': 0}},
+            'unstick_cache': {**tool, 'label': 'unstick, its cache', 'load': load, 'cycle': cached},
             'to_cpu': {**tool, 'label': 'torch `.to("cpu")`', 'load': load, 'cycle': moves(1.2, 15 * GIB, 2.0),
                        'failed': [{'phase': 'switch', 'task': 'enter 8-bit', 'message': 'OutOfMemory: <no room>'}]},
             'broken': {**tool, 'label': 'broken', 'versions': {},
@@ -76,7 +78,7 @@ def result() -> dict[str, Any]:
 def test_tables(compare: Any, result: dict[str, Any]) -> None:
     text = compare['report'].markdown(result)
     assert '| unstick | 40.0 (60.0) | 30.0 | 0 MiB | 600 (900) | 30.4 | 17.00 GiB | 3 |' in text
-    assert '| unstick, through its cache | 20.0 (30.0) | - | 0 MiB | 580 (870) | 31.5 | - | 3 |' in text
+    assert '| unstick, its cache | 20.0 (30.0) | - | 66 MiB (0 MiB of the model) | 580 (870) | 31.5 | - | 3 |' in text
     assert '| saver | 800 (1,200) | - | 0 MiB | 1,000 (1,500) | 18.3 | - | 3 |' in text
     assert '15.00 GiB' in text
     assert '* broken: switch, ready: No module named broken' in text
@@ -85,7 +87,7 @@ def test_tables(compare: Any, result: dict[str, Any]) -> None:
     assert 'room for one and a half (24.00 GiB)' in text
     assert '| unstick | 100 | 600 | 200 | 700 | 2 |' in text
     assert '| unstick | 3 of 4 | 0 MiB | 0 |' in text
-    assert '15.00 GiB, on 10.00 GiB: 4 steps' in text
+    assert '15.00 GiB, on 10.00 GiB: 1024 pixels square, steps: 4' in text
     assert '| unstick | 3,000 | 1,000 | 1 |' in text
     assert '| saver | - | 0 MiB | 1 |' in text
     assert 'the backup took 1.50 s in the background; images beside it took 575 ms (worst 600), alone 500 ms' in text
@@ -106,7 +108,7 @@ def test_chart(compare: Any, result: dict[str, Any]) -> None:
     bars = [rect.attrib for rect in root.iter('{http://www.w3.org/2000/svg}rect')]
     leave = ['ours', 'ours', 'theirs', 'partly']
     back = ['ours', 'ours', 'theirs', 'theirs']
-    assert [bar['class'] for bar in bars] == [*leave, *back, 'ours', 'ours']
+    assert [bar['class'] for bar in bars] == [*leave, *back, 'ours', 'ours', 'ours']
     lengths = [float(bar['width']) for bar in bars]
     assert lengths[1] / lengths[3] == pytest.approx(0.04 / 2.4, abs=0.003)
     assert 'prefers-color-scheme: dark' in text
@@ -114,6 +116,15 @@ def test_chart(compare: Any, result: dict[str, Any]) -> None:
     assert 'broken' not in text
     right = max(float(bar['x']) + float(bar['width']) for bar in bars)
     assert right < float(root.attrib['width'])
+
+
+def test_chart_shows_what_failed(compare: Any, result: dict[str, Any]) -> None:
+    failure = {'phase': 'larger-mixed', 'task': 'larger mixed', 'message': 'OutOfMemory'}
+    result['tools']['broken']['failed'] = [failure]
+    result['tools']['unstick']['failed'] = [failure]
+    text = compare['chart'].svg(result)
+    assert '>1,000, fails after 2 images<' in text
+    assert '>fails<' in text
 
 
 def test_a_result_without_gpu_says_so(compare: Any, result: dict[str, Any]) -> None:
@@ -170,7 +181,7 @@ def test_dry_run(torch: Any, tmp_path: Path) -> None:
         pytest.skip('there is a GPU: the real run is the test')
     out = tmp_path / 'out'
     done = subprocess.run(
-        [sys.executable, FOLDER / 'run.py', '--out', out, '--tools', 'unstick,del', '--runs', '1', '--rows', '1',
+        [sys.executable, FOLDER / 'run.py', '--out', out, '--tools', 'unstick,unstick_cache,del', '--runs', '1', '--rows', '1',
          '--steps', '1', '--budget', '850'],
         capture_output=True, text=True, timeout=900,
     )  # fmt: skip
@@ -178,19 +189,20 @@ def test_dry_run(torch: Any, tmp_path: Path) -> None:
     result = json.loads((out / 'compare.json').read_text())
     assert result['is_dry_run']
     assert not result['skipped']
-    unstick = result['tools']['unstick']
-    assert unstick['failed'] == []
-    assert unstick['exit']['status'] == 0
+    unstick, cache = (result['tools'][name] for name in ('unstick', 'unstick_cache'))
+    for tool in (unstick, cache):
+        assert tool['failed'] == []
+        assert tool['exit']['status'] == 0
+        for model in ('8-bit', '4-bit'):
+            assert [entry['left_bytes'] for entry in tool['cycle'][model]] == [0]
+            assert all(entry['is_same'] for entry in tool['cycle'][model])
     for model in ('8-bit', '4-bit'):
-        assert [entry['left_bytes'] for entry in unstick['cycle'][model]] == [0]
-        assert all(entry['is_same'] for entry in unstick['cycle'][model])
-        assert [entry['left_bytes'] for entry in unstick['cycle_cache'][model]] == [0]
-        assert all(entry['is_same'] for entry in unstick['switch_half'][model])
-        assert len(unstick['switch_one'][model]) == 2
-    assert all(entry['is_same'] for entry in unstick['larger_next']['8-bit'])
+        assert all(entry['is_same'] for entry in cache['switch_half'][model])
+        assert len(cache['switch_one'][model]) == 2
+        assert all(entry['is_same'] for entry in unstick['larger_next'][model])
     assert result['tools']['del']['first_leave']['8-bit'][0]['leave_s'] > 0
     assert 'cycle' not in result['tools']['del']
-    assert '| unstick |' in (out / 'compare.md').read_text()
+    assert '| unstick, `cache.evict()` |' in (out / 'compare.md').read_text()
     ET.parse(out / 'compare.svg')
     left = [path.name for path in out.iterdir()]
     assert sorted(left) == ['compare.json', 'compare.md', 'compare.svg', 'logs']
