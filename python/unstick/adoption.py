@@ -172,6 +172,7 @@ class Adopter:
     def __init__(self, room: Room, guard: GuardMode, tight: bool) -> None:
         self.room = room
         self.guard: GuardMode = guard
+        self.is_tight = tight
         self.chunk_bytes = TIGHT_CHUNK_BYTES if tight else CHUNK_BYTES
         kind = room.device.kind
         self.device = torch.device(kind, room.device.index) if kind == 'cuda' else torch.device('cpu')
@@ -286,7 +287,7 @@ class Adopter:
         outside.clear()
         storages.clear()
         for component in sorted(groups_of, key=order.index):
-            component.take(groups_of.pop(component), self.device, self.chunk_bytes, report)
+            component.take(groups_of.pop(component), self.device, self.chunk_bytes, self.is_tight, report)
 
     def _aliases(self, storages: list[Storage], owners: dict[int, Component]) -> list[Storage]:
         """Tensors that somebody else holds over the same bytes: they move along. Returns storages not yet known."""

@@ -27,6 +27,7 @@ from .errors import busy, evicted, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room
 from .storages import Group, move, move_out
+from .working import Working, reading, trim
 
 if TYPE_CHECKING:
     from .model import Model
@@ -52,6 +53,7 @@ class Component:
         self.names: set[str] = set()
         """What was adopted, by name: what drifts away under the same name comes back."""
         self.last_used = time.monotonic()
+        self.working = Working()
         self.is_revoked = False
         self.module_ref = weakref.ref(module)
         self._regions: list[Callable[[], Region | None]] = []
@@ -122,7 +124,9 @@ class Component:
 
     # --- taking tensors in ---
 
-    def take(self, groups: list[Group], device: torch.device, chunk_bytes: int, report: Adoption) -> None:
+    def take(
+        self, groups: list[Group], device: torch.device, chunk_bytes: int, is_tight: bool, report: Adoption
+    ) -> None:
         """Moves groups of storages into this component's regions: first where others have died, then into a new one."""
         rest = [group for group in groups if not self._reuse(group, device, report)]
         if not rest:
@@ -137,7 +141,9 @@ class Component:
                 end = offset + rounded(group.nbytes)
                 if end > ready_bytes:
                     # Only so far ahead: what lies behind was freed in the meantime.
-                    ready_bytes = self._ready(region, max(end, ready_bytes + chunk_bytes))
+                    if is_tight:
+                        trim(self.room.device)
+                    ready_bytes = self._ready(region, end, max(end, ready_bytes + chunk_bytes))
                 self._move(group, region, offset, device, report)
         except BaseException:
             # Half a component could not come back by itself: all of it goes where it came from.
@@ -151,21 +157,24 @@ class Component:
             torch.cuda.current_stream(device).synchronize()
             torch.cuda.empty_cache()
 
-    def _ready(self, region: Region, until_bytes: int) -> int:
-        """Gives a new region memory up to an offset; returns how far it really goes."""
-        info = region.info()
-        until_bytes = min(until_bytes, info['bytes'])
+    def _ready(self, region: Region, least_bytes: int, until_bytes: int) -> int:
+        """Gives a new region memory up to an offset, or as far as there is some; returns how far it really goes."""
+        until_bytes = min(until_bytes, region.info()['bytes'])
         while (missing := until_bytes - region.info()['resident_bytes']) > 0:
             shortage = None
             try:
                 region.restore(max_bytes=missing).wait()
             except OutOfDeviceMemoryError as error:
                 shortage = error.with_traceback(None)
-            if shortage is not None and not self.room.make(shortage.required_bytes - shortage.available_bytes, self):
-                try:
-                    raise shortage
-                finally:
-                    del shortage  # it holds this frame, which holds it
+            if shortage is None or self.room.make(shortage.required_bytes - shortage.available_bytes, self):
+                continue
+            if until_bytes > least_bytes:  # a smaller step: the next one finds what this one has freed
+                until_bytes = max(least_bytes, region.info()['resident_bytes'])
+                continue
+            try:
+                raise shortage
+            finally:
+                del shortage  # it holds this frame, which holds it
         return region.info()['resident_bytes']
 
     def _reuse(self, group: Group, device: torch.device, report: Adoption) -> bool:
@@ -295,6 +304,8 @@ class Component:
         with self.room.lock:
             if not self._leases:  # what is leased is resident, and its guards are gone
                 self.come_back(operation)
+                if module is not None and current_stream(self.room) is not None:
+                    self.room.make_for_call(self)
             begun: list[Component] = []
             try:
                 for one in self.closure():
@@ -364,6 +375,8 @@ class Component:
         stream = current_stream(self.room)
         if stream is None:  # being captured: the leases end with a later use
             return
+        if self._leases:
+            self.working.end(reading(self.room.device))
         while self._leases:
             if stream >= 0:
                 self._leases[-1].use_stream(stream)

@@ -13,6 +13,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from ._unstick import Context, Device, OutOfDeviceMemoryError
+from .working import reading, trim
 
 if TYPE_CHECKING:
     from .component import Component
@@ -35,16 +36,23 @@ class Room:
                 if shortage is None:
                     return
                 # Outside the handler: it would keep the frames of the failure, and what they hold, alive.
-                if not self._give_way(shortage.required_bytes - shortage.available_bytes, component):
+                if not self.make(shortage.required_bytes - shortage.available_bytes, component):
                     try:
                         raise shortage
                     finally:
                         del shortage  # it holds this frame, which holds it
 
     def make(self, nbytes: int, keep: Component) -> bool:
-        """Evicts others until about `nbytes` more are free; False if nothing could go."""
+        """Frees about `nbytes`: what torch only caches, else others have to leave. False if nothing could go."""
         with self.lock:
-            return self._give_way(nbytes, keep)
+            return trim(self.device) or self._give_way(nbytes, keep)
+
+    def make_for_call(self, component: Component) -> None:
+        """Before a call of a resident component: room for what the call takes, as far as others can leave."""
+        with self.lock:
+            now = reading(self.device)
+            if now is not None and (missing := component.working.begin(now)):
+                self._give_way(missing, component)
 
     def _try(self, component: Component) -> OutOfDeviceMemoryError | None:
         try:
