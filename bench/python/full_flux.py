@@ -99,12 +99,14 @@ def _on_meta() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def transformer(quantization: str, device: torch.device, scale: int = 1, seed: int = 0) -> nn.Module:
+def transformer(
+    quantization: str, device: torch.device, scale: int = 1, seed: int = 0, n_layers: int = 57
+) -> nn.Module:
     small = scale >= 8
     with _on_meta():
         model = FluxTransformer2DModel(
-            num_layers=max(1, 19 // scale),
-            num_single_layers=max(1, 38 // scale),
+            num_layers=max(1, min(19 // scale, n_layers)),
+            num_single_layers=max(1, min(38 // scale, n_layers)),
             attention_head_dim=128,
             num_attention_heads=2 if small else 24,
             joint_attention_dim=256 if small else 4096,
@@ -115,12 +117,12 @@ def transformer(quantization: str, device: torch.device, scale: int = 1, seed: i
     return model
 
 
-def t5(quantization: str, device: torch.device, scale: int = 1, seed: int = 1) -> nn.Module:
+def t5(quantization: str, device: torch.device, scale: int = 1, seed: int = 1, n_layers: int = 24) -> nn.Module:
     width = 256 if scale >= 8 else 4096
     with _on_meta():
         model = T5EncoderModel(
             T5Config(
-                vocab_size=32128, d_model=width, d_kv=64, d_ff=width * 5 // 2, num_layers=max(1, 24 // scale),
+                vocab_size=32128, d_model=width, d_kv=64, d_ff=width * 5 // 2, num_layers=max(1, min(24 // scale, n_layers)),
                 num_heads=width // 64, feed_forward_proj='gated-gelu', dense_act_fn='gelu_new', is_encoder_decoder=False,
             )
         ).eval()  # fmt: skip

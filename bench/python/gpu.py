@@ -129,6 +129,22 @@ class Case:
         self.sync()
         self.found[f'{name}_ms'] = round((time.monotonic() - started) * 1000, 2)
 
+    @contextlib.contextmanager
+    def profiled(self, name: str) -> Iterator[None]:
+        """Where the time of a call goes, if UNSTICK_PROFILE is set; the call is slower for it."""
+        if not os.environ.get('UNSTICK_PROFILE'):
+            yield
+            return
+        import cProfile
+        import io
+        import pstats
+
+        profile, text = cProfile.Profile(), io.StringIO()
+        with profile:
+            yield
+        pstats.Stats(profile, stream=text).sort_stats('tottime').print_stats(25)
+        self.found[f'{name}_profile'] = [line for line in text.getvalue().splitlines() if line.strip()][3:]
+
     def empty(self) -> None:
         gc.collect()
         if self.has_gpu:
@@ -136,24 +152,16 @@ class Case:
             torch.cuda.empty_cache()
 
     def baseline(self) -> None:
-        """What the context and the libraries take: one forward of a one-layer model, freed."""
+        """What the context and the libraries take: an image of a model of one layer of each kind, freed."""
         for quantization in ('8-bit', '4-bit'):
-            model = full.transformer(quantization, self.device, 64)
-            with torch.no_grad():
-                model(
-                    hidden_states=torch.randn(1, 64, 64, device=self.device, dtype=torch.bfloat16),
-                    encoder_hidden_states=torch.randn(1, 16, 256, device=self.device, dtype=torch.bfloat16),
-                    pooled_projections=torch.randn(1, 768, device=self.device, dtype=torch.bfloat16),
-                    timestep=torch.ones(1, device=self.device, dtype=torch.bfloat16),
-                    guidance=torch.ones(1, device=self.device, dtype=torch.bfloat16),
-                    img_ids=torch.zeros(64, 3, device=self.device),
-                    txt_ids=torch.zeros(16, 3, device=self.device),
-                )
-            del model
-        decoder = full.vae(self.device)
-        with torch.no_grad():
-            decoder.decode(torch.randn(1, 16, 16, 16, device=self.device, dtype=torch.bfloat16))
-        del decoder
+            pipe = full.pipeline(
+                transformer=full.transformer(quantization, self.device, self.scale, n_layers=1),
+                text_encoder=full.clip(self.device),
+                text_encoder_2=full.t5(quantization, self.device, self.scale, n_layers=1),
+                vae=full.vae(self.device),
+            )
+            self.image(pipe)
+            del pipe
         self.empty()
         self.found['baseline_used_bytes'] = self.used()
 
@@ -186,7 +194,7 @@ def leave(case: Case, quantization: str) -> None:
 
     peak = Peak()
     start = peak.reset()
-    with case.timed('adopt'):
+    with case.timed('adopt'), case.profiled('adopt'):
         model = unstick.adopt(pipe, quantization)
     case.found['adopt_peak_above_model_bytes'] = peak.read() - start
     case.found['model_bytes'] = model.nbytes
@@ -217,7 +225,8 @@ def leave(case: Case, quantization: str) -> None:
         values.sort()
         case.found[f'{name}_median_ms'], case.found[f'{name}_worst_ms'] = values[len(values) // 2], values[-1]
     case.found['restore_median_gb_per_s'] = model.nbytes / case.found['restore_median_ms'] / 1e6
-    model.evict()
+    with case.profiled('evict'):
+        model.evict()
     with case.timed('image_after_evict'):  # without a word from the user
         third = case.image(pipe)
     case.found['equal'] = [digest == before for digest in (first, second, third)]

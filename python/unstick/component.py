@@ -22,7 +22,16 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from . import guards
-from ._unstick import BusyError, CanceledError, Lease, NotResidentError, OutOfDeviceMemoryError, Region, TimedOutError
+from ._unstick import (
+    BusyError,
+    CanceledError,
+    Lease,
+    NotResidentError,
+    OutOfDeviceMemoryError,
+    Region,
+    Task,
+    TimedOutError,
+)
 from .errors import busy, evicted, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room
@@ -219,11 +228,19 @@ class Component:
 
     # --- moving ---
 
+    def begin_to_restore(self) -> list[Task]:
+        """Has all of it come back, and whatever it needs."""
+        return [
+            region.restore()
+            for one in self.closure()
+            for region in one.regions
+            if region.state not in ('resident', 'revoked')
+        ]
+
     def restore_regions(self) -> None:
+        for task in self.begin_to_restore():
+            task.wait()
         for one in self.closure():
-            for region in one.regions:
-                if region.state not in ('resident', 'revoked'):
-                    region.restore().wait()
             guards.remove(one)
 
     def evict_regions(self, max_bytes: int = 0) -> int:
@@ -236,26 +253,20 @@ class Component:
                 _evict_unless_leased(region, max_bytes - gone if max_bytes else 0)
         return before - self.resident_bytes
 
+    def refuse_from_inside(self, operation: str) -> None:
+        """A thread cannot wait for its own call to end."""
+        if any(use.thread == threading.get_ident() for use in self._live_uses()):
+            raise busy(f'{self.name} is in use by this very thread: it cannot leave from inside its own call', operation)
+
+    def begin_to_evict(self) -> Eviction:
+        """Has all of it leave as soon as other threads' uses have ended."""
+        self.refuse_from_inside('evict')
+        guards.install(self)
+        return Eviction(self)
+
     def evict(self) -> Moved:
         """Evicts all of it, waiting for other threads' uses to end."""
-        if any(use.thread == threading.get_ident() for use in self._live_uses()):
-            raise busy(f'{self.name} is in use by this very thread: it cannot leave from inside its own call', 'evict')
-        started = time.monotonic()
-        guards.install(self)
-        nbytes = copied = 0
-        while tasks := [region.evict() for region in self.regions if region.state in ('resident', 'partial')]:
-            is_canceled = False
-            for task in tasks:
-                try:
-                    task.wait()
-                except CanceledError:  # by a call that came first: its end is waited for
-                    is_canceled = True
-                result = task.result()
-                nbytes += result['done_bytes']
-                copied += result['copied_bytes']
-            if not is_canceled:
-                break
-        return Moved(nbytes, copied, time.monotonic() - started)
+        return self.begin_to_evict().end()
 
     def restore(self) -> Moved:
         started = time.monotonic()
@@ -399,6 +410,37 @@ class Component:
             self._uses[:] = running
         if not self._uses and self._leases:
             self._end_leases()
+
+
+class Eviction:
+    """A component on its way out."""
+
+    def __init__(self, component: Component) -> None:
+        self.component = component
+        self.started = time.monotonic()
+        self._tasks: list[Task] = []
+        self._begin()
+
+    def _begin(self) -> bool:
+        self._tasks = [region.evict() for region in self.component.regions if region.state in ('resident', 'partial')]
+        return bool(self._tasks)
+
+    def end(self) -> Moved:
+        """Waits until it has left."""
+        nbytes = copied = 0
+        while self._tasks:
+            is_canceled = False
+            for task in self._tasks:
+                try:
+                    task.wait()
+                except CanceledError:  # by a call that came first: its end is waited for
+                    is_canceled = True
+                result = task.result()
+                nbytes += result['done_bytes']
+                copied += result['copied_bytes']
+            if not is_canceled or not self._begin():
+                break
+        return Moved(nbytes, copied, time.monotonic() - self.started)
 
 
 class _Use:

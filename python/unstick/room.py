@@ -10,10 +10,11 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ._unstick import Context, Device, OutOfDeviceMemoryError
-from .working import reading, trim
+from .working import reading, trim, trim_all
 
 if TYPE_CHECKING:
     from .component import Component
@@ -41,6 +42,19 @@ class Room:
                         raise shortage
                     finally:
                         del shortage  # it holds this frame, which holds it
+
+    def bring_together(self, components: list[Component]) -> None:
+        """Brings components back side by side if there is room for all of them; each is still to be asked by itself."""
+        with self.lock:
+            info = self.device.info()
+            missing = sum(one.nbytes - one.resident_bytes for one in components)
+            limit = info['limit_bytes'] or info['total_bytes']
+            free = info['total_bytes'] - info['used_bytes'] + info['spare_bytes']
+            if missing > min(free, limit - info['resident_bytes']):
+                return
+            for task in [task for one in components for task in one.begin_to_restore()]:
+                with suppress(OutOfDeviceMemoryError):
+                    task.wait()
 
     def make(self, nbytes: int, keep: Component) -> bool:
         """Frees about `nbytes`: what torch only caches, else others have to leave. False if nothing could go."""
@@ -97,7 +111,7 @@ def room_of(device: Device | str) -> Room:
             if device not in _default_rooms:
                 if _context is None:
                     _context = Context()
-                room = Room(Device(_context, device))
+                room = Room(_open(_context, device))
                 _default_rooms[device] = room
                 _rooms[id(room.device)] = room
             return _default_rooms[device]
@@ -105,6 +119,16 @@ def room_of(device: Device | str) -> Room:
         if found is None or found.device is not device:
             found = _rooms[id(device)] = Room(device)
         return found
+
+
+def _open(context: Context, spec: str) -> Device:
+    """Opening takes memory for the sentinel: what torch only caches may have to go for it."""
+    try:
+        return Device(context, spec)
+    except OutOfDeviceMemoryError:
+        if not trim_all():
+            raise
+    return Device(context, spec)
 
 
 def is_anything_leased() -> bool:

@@ -67,6 +67,11 @@ def trim(device: Device) -> bool:
     return after is not None and after.reserved_bytes < before.reserved_bytes
 
 
+def trim_all() -> bool:
+    """The same for all devices, before one is open; False where there is no torch to ask."""
+    return perform('empty_cache', 0, 0)[0] == 0
+
+
 @dataclass(slots=True)
 class Working:
     """What the calls of one component took at most."""
