@@ -35,6 +35,7 @@ from ._unstick import (
 from .errors import busy, evicted, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room
+from .slices import Part, Slices
 from .storages import Group, move, move_out
 from .working import Working, reading, trim
 
@@ -63,13 +64,14 @@ class Component:
         """What was adopted, by name: what drifts away under the same name comes back."""
         self.last_used = time.monotonic()
         self.working = Working()
+        self.slices = Slices(self)
         self.is_revoked = False
         self.module_ref = weakref.ref(module)
         self._regions: list[Callable[[], Region | None]] = []
         self._owned: list[Region] = []
         self._old: list[tuple[StorageWeakRef, int]] = []
         self._spans: dict[int, list[tuple[int, int]]] = {}
-        self.is_guarded = False
+        self.n_guards = 0
         self.n_references = 0
         self._n_graphs = 0
         self._uses: list[_Use] = []
@@ -120,6 +122,15 @@ class Component:
         self._forget_broken_uses()
         return bool(self._uses or self._leases)
 
+    @property
+    def is_leased(self) -> bool:
+        return bool(self._leases)
+
+    @property
+    def working_bytes(self) -> int:
+        """What a call takes beside it, where there is an allocator to ask."""
+        return self.working.needed_bytes if reading(self.room.device) is not None else 0
+
     def closure(self) -> list[Component]:
         """This component and all that it needs."""
         result: list[Component] = [self]
@@ -138,33 +149,45 @@ class Component:
     ) -> None:
         """Moves groups of storages into this component's regions: first where others have died, then into a new one."""
         rest = [group for group in groups if not self._reuse(group, device, report)]
-        if not rest:
-            return
-        region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in rest))
-        self._spans[region.address] = []
+        parts = self.slices.cut(rest) if rest else []
+        filled: list[Region] = []
         n_taken = len(report.taken)
         try:
-            ready_bytes = 0
-            for group in rest:
-                offset = region.alloc(group.nbytes)
-                end = offset + rounded(group.nbytes)
-                if end > ready_bytes:
-                    # Only so far ahead: what lies behind was freed in the meantime.
-                    if is_tight:
-                        trim(self.room.device)
-                    ready_bytes = self._ready(region, end, max(end, ready_bytes + chunk_bytes))
-                self._move(group, region, offset, device, report)
+            for part in parts:
+                self._fill(part, device, chunk_bytes, is_tight, report, filled)
         except BaseException:
             # Half a component could not come back by itself: all of it goes where it came from.
-            move_out(region, device)
-            del report.taken[n_taken:], self._spans[region.address]
+            for region in filled:
+                move_out(region, device)
+                del self._spans[region.address]
+            del report.taken[n_taken:]
             raise
         # Not before: an eviction that another thread asks for must not find it half filled.
-        self._owned.append(region)
-        self._regions.append(weakref.ref(region))
-        if device.type == 'cuda':
+        for region, part in zip(filled, parts, strict=True):
+            self._owned.append(region)
+            self._regions.append(weakref.ref(region))
+            if part.blocks:
+                self.slices.add(region, part.blocks)
+        if rest and device.type == 'cuda':
             torch.cuda.current_stream(device).synchronize()
             torch.cuda.empty_cache()
+
+    def _fill(
+        self, part: Part, device: torch.device, chunk_bytes: int, is_tight: bool, report: Adoption, filled: list[Region]
+    ) -> None:
+        region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in part.groups))
+        self._spans[region.address] = []
+        filled.append(region)
+        ready_bytes = 0
+        for group in part.groups:
+            offset = region.alloc(group.nbytes)
+            end = offset + rounded(group.nbytes)
+            if end > ready_bytes:
+                # Only so far ahead: what lies behind was freed in the meantime.
+                if is_tight:
+                    trim(self.room.device)
+                ready_bytes = self._ready(region, end, max(end, ready_bytes + chunk_bytes))
+            self._move(group, region, offset, device, report)
 
     def _ready(self, region: Region, least_bytes: int, until_bytes: int) -> int:
         """Gives a new region memory up to an offset, or as far as there is some; returns how far it really goes."""
@@ -250,13 +273,14 @@ class Component:
         for region in reversed(self.regions):
             gone = before - self.resident_bytes
             if region.info()['resident_bytes'] and (not max_bytes or gone < max_bytes):
-                _evict_unless_leased(region, max_bytes - gone if max_bytes else 0)
+                evict_unless_leased(region, max_bytes - gone if max_bytes else 0)
         return before - self.resident_bytes
 
     def refuse_from_inside(self, operation: str) -> None:
         """A thread cannot wait for its own call to end."""
         if any(use.thread == threading.get_ident() for use in self._live_uses()):
-            raise busy(f'{self.name} is in use by this very thread: it cannot leave from inside its own call', operation)
+            reason = f'{self.name} is in use by this very thread: it cannot leave from inside its own call'
+            raise busy(reason, operation)
 
     def begin_to_evict(self) -> Eviction:
         """Has all of it leave as soon as other threads' uses have ended."""
@@ -313,7 +337,8 @@ class Component:
 
     def _try_to_enter(self, module: nn.Module | None, operation: str) -> bool:
         with self.room.lock:
-            if not self._leases:  # what is leased is resident, and its guards are gone
+            # What is leased is resident, and its guards are gone.
+            if not self._leases and not self.slices.is_streaming and not self._begin_to_stream(module):
                 self.come_back(operation)
                 if module is not None and current_stream(self.room) is not None:
                     self.room.make_for_call(self)
@@ -325,7 +350,24 @@ class Component:
             except (BusyError, NotResidentError):
                 for one in begun:
                     one._take_back(module)
+                if not self._uses:
+                    self.slices.end()
                 return False
+        return True
+
+    def _begin_to_stream(self, module: nn.Module | None) -> bool:
+        """True if the call that begins is the component's own, and all of it together would not fit."""
+        if not self.slices or module is not self.module or self.guard == 'raise' or current_stream(self.room) is None:
+            return False
+        self.check_usable('forward')
+        now = reading(self.room.device)
+        if now is not None:
+            self.working.begin(now)
+        if not self.slices.begin():
+            return False
+        for one in self.closure():
+            if one is not self:
+                self.room.bring(one)
         return True
 
     def leave(self, module: nn.Module | None) -> None:
@@ -367,7 +409,8 @@ class Component:
 
     def _begin(self, module: nn.Module | None) -> None:
         if not self._leases:
-            self._leases = [region.lease(cancel_eviction=True) for region in self.regions]
+            regions = self.slices.outside() if self.slices.is_streaming else self.regions
+            self._leases = [region.lease(cancel_eviction=True) for region in regions]
         self._uses.append(_Use(threading.get_ident(), module))
         self.last_used = time.monotonic()
 
@@ -386,8 +429,9 @@ class Component:
         stream = current_stream(self.room)
         if stream is None:  # being captured: the leases end with a later use
             return
-        if self._leases:
+        if self._leases or self.slices.is_streaming:
             self.working.end(reading(self.room.device))
+            self.slices.end()
         while self._leases:
             if stream >= 0:
                 self._leases[-1].use_stream(stream)
@@ -463,7 +507,7 @@ class _Use:
         return False
 
 
-def _evict_unless_leased(region: Region, max_bytes: int) -> None:
+def evict_unless_leased(region: Region, max_bytes: int = 0) -> None:
     """With the room's lock held: a cache may lease the region at any time, and then its user needs that lock."""
     if region.info()['n_leases']:
         return

@@ -43,14 +43,18 @@ class Room:
                     finally:
                         del shortage  # it holds this frame, which holds it
 
+    def free_bytes(self, keep: Component | None = None) -> int:
+        """What models can have: free, cached by torch, and with `keep` what others could make way with for it."""
+        info, now = self.device.info(), reading(self.device)
+        limit = info['limit_bytes'] or info['total_bytes']
+        free = info['total_bytes'] - info['used_bytes'] + info['spare_bytes'] + (now.cached_bytes if now else 0)
+        others = sum(one.resident_bytes for one in self._victims(keep)) if keep is not None else 0
+        return int(min(free, limit - info['resident_bytes'])) + others
+
     def bring_together(self, components: list[Component]) -> None:
         """Brings components back side by side if there is room for all of them; each is still to be asked by itself."""
         with self.lock:
-            info = self.device.info()
-            missing = sum(one.nbytes - one.resident_bytes for one in components)
-            limit = info['limit_bytes'] or info['total_bytes']
-            free = info['total_bytes'] - info['used_bytes'] + info['spare_bytes']
-            if missing > min(free, limit - info['resident_bytes']):
+            if sum(one.nbytes - one.resident_bytes for one in components) > self.free_bytes():
                 return
             for task in [task for one in components for task in one.begin_to_restore()]:
                 with suppress(OutOfDeviceMemoryError):
@@ -59,14 +63,14 @@ class Room:
     def make(self, nbytes: int, keep: Component) -> bool:
         """Frees about `nbytes`: what torch only caches, else others have to leave. False if nothing could go."""
         with self.lock:
-            return trim(self.device) or self._give_way(nbytes, keep)
+            return trim(self.device) or self.give_way(nbytes, keep)
 
     def make_for_call(self, component: Component) -> None:
         """Before a call of a resident component: room for what the call takes, as far as others can leave."""
         with self.lock:
             now = reading(self.device)
             if now is not None and (missing := component.working.begin(now)):
-                self._give_way(missing, component)
+                self.give_way(missing, component)
 
     def _try(self, component: Component) -> OutOfDeviceMemoryError | None:
         try:
@@ -75,12 +79,14 @@ class Room:
             return error.with_traceback(None)
         return None
 
-    def _give_way(self, nbytes: int, keep: Component) -> bool:
-        now = time.monotonic()
+    def _victims(self, keep: Component) -> list[Component]:
         wanted = keep.closure()
-        victims = [
-            one for one in self.components if one not in wanted and not one.is_in_use and one.resident_bytes > 0
-        ]
+        return [one for one in self.components if one not in wanted and not one.is_in_use and one.resident_bytes > 0]
+
+    def give_way(self, nbytes: int, keep: Component) -> bool:
+        """Evicts others until about `nbytes` more are free; False if nothing could go. With the lock held."""
+        now = time.monotonic()
+        victims = self._victims(keep)
 
         def cost(one: Component) -> tuple[bool, bool, float]:
             # A pipeline calls its components in turn: the one it used last is the one it needs again last. Of other

@@ -88,6 +88,10 @@ class Working:
         self._allocated_before = now.allocated_bytes
         return max(0, self.needed_bytes - now.available_bytes)
 
+    def fail(self) -> None:
+        """A call ran out of memory: the next one finds twice the room."""
+        self.learned_bytes = max(2 * self.learned_bytes, FIRST_CALL_BYTES)
+
     def end(self, now: Reading | None) -> None:
         """The call has ended. It took no more than what was reserved, or allocated at a time, above what was before."""
         if now is not None and self._allocated_before is not None:
