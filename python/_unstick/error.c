@@ -47,6 +47,8 @@ static PyObject *error_builtin(int status)
         return PyExc_MemoryError;
     case UNSTICK_TIMED_OUT:
         return PyExc_TimeoutError;
+    case UNSTICK_NOT_PERMITTED:
+        return PyExc_PermissionError;
     case UNSTICK_UNSUPPORTED:
         return PyExc_NotImplementedError;
     default:

@@ -79,6 +79,35 @@ static void test_failures(void **unused)
     usk_nvml_close(nvml);
 }
 
+static void test_use(void **unused)
+{
+    static const char *const failing[] = { "count", "index", "memory" };
+    struct usk_nvml_use use;
+    struct unstick_error error;
+    struct usk_nvml *nvml;
+
+    (void)unused;
+    assert_int_equal(usk_nvml_open(FAKE_NVML, &nvml, NULL), UNSTICK_OK);
+    assert_int_equal(usk_nvml_use(nvml, getppid(), &use, NULL), UNSTICK_OK);
+    assert_true(use.is_listed && !use.is_amount_unknown);
+    assert_true(use.process_bytes == UINT64_C(1) << 30);
+    assert_true(use.used_bytes == (UINT64_C(64) << 20) + (UINT64_C(8) << 30));
+    assert_int_equal(usk_nvml_use(nvml, 2147483647, &use, NULL), UNSTICK_OK);
+    assert_true(use.is_listed && use.is_amount_unknown);
+    assert_int_equal(usk_nvml_use(nvml, 2147483640, &use, NULL), UNSTICK_OK);
+    assert_true(!use.is_listed && !use.process_bytes);
+    for (size_t i = 0; i < sizeof(failing) / sizeof(failing[0]); i++) {
+        setenv("FAKE_NVML_FAILS", failing[i], 1);
+        assert_int_equal(usk_nvml_use(nvml, getppid(), &use, &error), UNSTICK_DRIVER);
+        assert_int_equal(error.native, 999);
+    }
+    /* A list that cannot be had leaves the process unlisted. */
+    setenv("FAKE_NVML_FAILS", "compute", 1);
+    assert_int_equal(usk_nvml_use(nvml, getppid(), &use, &error), UNSTICK_OK);
+    assert_false(use.is_listed);
+    usk_nvml_close(nvml);
+}
+
 static void test_virtualization(void **unused)
 {
     enum usk_nvml_virtualization kind = USK_NVML_PASSTHROUGH;
@@ -119,6 +148,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_holders, setup),
         cmocka_unit_test_setup(test_failures, setup),
+        cmocka_unit_test_setup(test_use, setup),
         cmocka_unit_test_setup(test_virtualization, setup),
         cmocka_unit_test_setup(test_absent, setup),
     };

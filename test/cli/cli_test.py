@@ -15,7 +15,7 @@ import unittest
 
 UNSTICK = ""
 MIB = 1 << 20
-VERBS = ["allocconf", "bench", "demo", "doctor", "estimate", "plan", "replay", "version"]
+VERBS = ["allocconf", "bench", "demo", "doctor", "estimate", "hibernate", "plan", "replay", "version", "wake"]
 
 
 def safetensors(tensors, metadata=None):

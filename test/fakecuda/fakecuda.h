@@ -30,6 +30,10 @@
  *   FAKECUDA_COPY_DELAY_MS=n     and this much more each
  *   FAKECUDA_STEAL=SIZE          memory of every device that another process holds
  *   FAKECUDA_DIRTY=1             new memory holds 0xA5, not zeros
+ *   FAKECUDA_PROCESSES=DIR       processes with the same folder can checkpoint each other (process.h); at most 63 bytes
+ *   FAKECUDA_MANAGED=1           this process has managed memory, so that saving it fails, for good
+ *   FAKECUDA_NO_ANSWER=BITS      calls about a checkpoint that never return while the bit is set, whatever the other
+ *                                process does: 1 its state, 2 lock, 4 checkpoint, 8 restore, 16 unlock
  *   FAKECUDA_REPORT=FILE         at exit, what is still alive and what was misused is written there as JSON
  */
 
