@@ -4,10 +4,10 @@
 #
 #   bench/hibernate.sh UNSTICK OUT.json [--gib N] [--cycles N] [--kind torch|plain] [--no-probes]
 #
-# UNSTICK is the command, OUT.json takes all that was seen: times, what the process and the device held before, while and
-# after, and the answers to what goes wrong (a driver that runs out of time or of room, processes that are killed
-# meanwhile). --kind torch (a 4-bit transformer of the size of FLUX, and a CUDA graph) needs torch in $PYTHON, python3 by
-# default; plain needs nothing but the driver. SKIP (77) where there is no GPU, or no torch that uses it.
+# UNSTICK is the command, OUT.json takes all that was seen: times, what the process and the device held before, while
+# and after, and the answers to what goes wrong (a driver that runs out of time or of room, processes that are killed
+# meanwhile). --kind torch (a 4-bit transformer of the size of FLUX, and a CUDA graph) needs torch in $PYTHON, python3
+# by default; plain needs nothing but the driver. SKIP (77) where there is no GPU, or no torch that uses it.
 set -eu
 
 usage='usage: bench/hibernate.sh UNSTICK OUT.json [--gib N] [--cycles N] [--kind torch|plain] [--no-probes]'
@@ -32,5 +32,6 @@ fi
     echo "bench/hibernate.sh: $unstick is no program" >&2
     exit 2
 }
-echo "driver and GPU: $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo '?')"
+gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo '?')
+echo "driver and GPU: $gpu"
 exec "$python" "$(dirname "$0")/hibernate/observe.py" "$unstick" "$out" "$@"

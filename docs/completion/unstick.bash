@@ -28,7 +28,7 @@ _unstick() {
         ;;
     replay) options='--device --device-memory --host-memory --backup --granule --verify' ;;
     hibernate | wake) options='--state --timeout' ;;
-    bench) options='--device --size --granule --runs --only --dir' ;;
+    bench) options='--device --size --granule --runs --only --dir --share' ;;
     esac
 
     case $before in

@@ -12,6 +12,7 @@ SECTIONS: list[tuple[str, list[tuple[str, str, str]]]] = [
         ('docs/howto/c-engine.md', 'howto/c-engine.html', 'Put it into a C engine'),
         ('docs/howto/griptape.md', 'howto/griptape.html', 'Use it in Griptape Nodes'),
         ('docs/howto/settings.md', 'howto/settings.html', 'Choose settings'),
+        ('docs/hibernate.md', 'hibernate.html', 'Hibernate a process'),
         ('docs/howto/stuck.md', 'howto/stuck.html', 'Find out who holds memory'),
     ]),
     ('Understand', [
@@ -33,6 +34,8 @@ SECTIONS: list[tuple[str, list[tuple[str, str, str]]]] = [
         ('ARCHITECTURE.md', 'architecture.html', 'Architecture'),
         ('CONTRIBUTING.md', 'contributing.html', 'Contributing'),
         ('bench/results/README.md', 'results.html', 'Results'),
+        ('bench/compare/README.md', 'compare.html', 'Beside its peers'),
+        ('docs/cards.md', 'cards.html', 'Cards'),
         ('CHANGELOG.md', 'changelog.html', 'Changelog'),
         ('SECURITY.md', 'security.html', 'Security'),
     ]),

@@ -21,6 +21,7 @@ GROUPS = {
     'Models': ['Cache', 'Use', 'Loaded', 'adopt', 'Model', 'Component', 'dismantle'],
     'Who holds memory': ['holders', 'Holders', 'Chain', 'Step', 'cycles', 'Cycles', 'Cycle'],
     "Torch's allocator": ['allocator', 'Allocator'],
+    'Other processes': ['hibernate', 'wake', 'hibernate_state', 'Hibernation'],
     'Regions': ['Context', 'Device', 'Region', 'Memory', 'Lease', 'Task'],
 }
 ONLY_IN_PYTHON = ['Error', 'AdoptError', 'EvictedError', 'LoadError']

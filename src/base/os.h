@@ -67,7 +67,8 @@ void usk_os_close(int fd);
 /* Reserves addresses without memory behind them: an access is a fault. */
 int usk_os_reserve(uint64_t bytes, uint64_t align, void **ret_address, struct unstick_error *error);
 /* Maps a range of shared memory over reserved addresses; is_writable as named. */
-int usk_os_map_shm(void *address, uint64_t bytes, int fd, uint64_t offset, bool is_writable, struct unstick_error *error);
+int usk_os_map_shm(void *address, uint64_t bytes, int fd, uint64_t offset, bool is_writable,
+                   struct unstick_error *error);
 /* Takes what is mapped there away and leaves reserved addresses. */
 int usk_os_unmap_to_reserve(void *address, uint64_t bytes, struct unstick_error *error);
 int usk_os_unmap(void *address, uint64_t bytes, struct unstick_error *error);
@@ -84,6 +85,7 @@ struct usk_file_id {
     uint64_t device, inode, bytes, modified_ns;
 };
 
+/* To be read. Anything but a regular file is UNSTICK_BAD_FORMAT, and is not waited for. */
 int usk_os_file_open(const char *path, int *ret_fd, struct unstick_error *error);
 int usk_os_file_id(int fd, struct usk_file_id *ret_id, struct unstick_error *error);
 /* Reads exactly `bytes`; a shorter file is UNSTICK_BAD_FORMAT. `path` is for the message. */

@@ -2,8 +2,8 @@
 /*
  * A driver call may never return: the driver talks to a thread inside of the other process, which may be killed,
  * stopped, or wait for a third process. So each call is made on a thread of its own, and who asked waits for three
- * things: the answer, the end of the process, the time. What both sides touch is one object that the last of them frees;
- * a thread that is left behind therefore harms nobody, and writes nowhere but there.
+ * things: the answer, the end of the process, the time. What both sides touch is one object that the last of them
+ * frees; a thread that is left behind therefore harms nobody, and writes nowhere but there.
  */
 #include "hibernate/call.h"
 

@@ -2,9 +2,9 @@
 /*
  * Two short ways over the driver's states: RUNNING -lock-> LOCKED -save-> CHECKPOINTED, and back. The invariant:
  * whatever fails, the process is at one of the two ends of its way, or the text says where it is. A lock that was taken
- * is given back when what follows fails; a process that the driver calls CHECKPOINTED is never touched but by a restore.
- * The driver itself promises less (it does not keep a process whole when a save fails), so it is asked for the state
- * after every failure, and what is asked for is refused beforehand where it can be seen to fail.
+ * is given back when what follows fails; a process that the driver calls CHECKPOINTED is never touched but by a
+ * restore. The driver itself promises less (it does not keep a process whole when a save fails), so it is asked for the
+ * state after every failure, and what is asked for is refused beforehand where it can be seen to fail.
  *
  * How much came free is read from NVML, which needs no context: a context of our own would take half a gigabyte of what
  * is to be freed.

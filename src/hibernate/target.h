@@ -14,7 +14,9 @@ struct usk_target {
     bool is_in_our_cgroup;
 };
 
-/* Takes a process that may be hibernated by this one: it lives, is no thread, not the caller's own, of the same user. */
+/*
+ * Takes a process that may be hibernated by this one: it lives, is no thread, not the caller's own, of the same user.
+ */
 int usk_target_open(int pid, struct usk_target *ret_target, struct unstick_error *error);
 /* Allows a target that is zero or was closed. */
 void usk_target_close(struct usk_target *target);

@@ -56,6 +56,9 @@ int usk_nvml_holders(struct usk_nvml *nvml, const char *uuid, struct usk_holder 
 int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
                        size_t *ret_n, uint64_t *ret_own_bytes, struct unstick_error *error);
 
+/* Memory in use on a GPU, by whomever; needs no context on it, which takes memory itself. */
+int usk_nvml_used(struct usk_nvml *nvml, const char *uuid, uint64_t *ret_bytes, struct unstick_error *error);
+
 /* What is in use on all GPUs of the machine together, and what one process holds of it. */
 struct usk_nvml_use {
     uint64_t used_bytes;

@@ -148,6 +148,13 @@ static bool holders_have(const struct usk_holder *holders, size_t n, int pid)
     return false;
 }
 
+static int nvml_device(struct usk_nvml *nvml, const char *uuid, void **ret_device, struct unstick_error *error)
+{
+    int status = nvml->device_by_uuid(uuid, ret_device);
+
+    return status == NVML_SUCCESS ? UNSTICK_OK : nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByUUID");
+}
+
 static int nvml_add_processes(struct usk_nvml *nvml, nvml_processes_fn list, void *device,
                               struct usk_holder *holders, size_t *n, uint64_t *own_bytes,
                               struct unstick_error *error)
@@ -188,11 +195,11 @@ int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holde
     uint64_t own_bytes = 0;
     void *device;
     size_t n = 0;
-    int status, r;
+    int r;
 
-    status = nvml->device_by_uuid(uuid, &device);
-    if (status != NVML_SUCCESS)
-        return nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByUUID");
+    r = nvml_device(nvml, uuid, &device, error);
+    if (r < 0)
+        return r;
     r = nvml_add_processes(nvml, nvml->compute_processes, device, holders, &n, &own_bytes, error);
     /* A GPU without a display engine refuses the second question. */
     if (r == UNSTICK_OK && nvml->graphics_processes)
@@ -202,6 +209,25 @@ int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holde
     usk_holders_sort(holders, n);
     *ret_n = n;
     *ret_own_bytes = own_bytes;
+    return UNSTICK_OK;
+}
+
+int usk_nvml_used(struct usk_nvml *nvml, const char *uuid, uint64_t *ret_bytes, struct unstick_error *error)
+{
+    struct nvml_memory memory;
+    void *device;
+    int status, r;
+
+    if (!nvml->memory_info)
+        return usk_error_set(error, UNSTICK_UNSUPPORTED, 0, "nvmlDeviceGetMemoryInfo",
+                             "this NVML does not say how much memory is in use");
+    r = nvml_device(nvml, uuid, &device, error);
+    if (r < 0)
+        return r;
+    status = nvml->memory_info(device, &memory);
+    if (status != NVML_SUCCESS)
+        return nvml_fail(nvml, error, status, "nvmlDeviceGetMemoryInfo");
+    *ret_bytes = memory.used_bytes;
     return UNSTICK_OK;
 }
 
@@ -258,14 +284,14 @@ int usk_nvml_virtualization(struct usk_nvml *nvml, const char *uuid, enum usk_nv
                             struct unstick_error *error)
 {
     void *device;
-    int status, mode = 0;
+    int status, mode = 0, r;
 
     if (!nvml->virtualization_mode)
         return usk_error_set(error, UNSTICK_UNSUPPORTED, 0, "nvmlDeviceGetVirtualizationMode",
                              "this NVML does not say how a GPU is virtualized");
-    status = nvml->device_by_uuid(uuid, &device);
-    if (status != NVML_SUCCESS)
-        return nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByUUID");
+    r = nvml_device(nvml, uuid, &device, error);
+    if (r < 0)
+        return r;
     status = nvml->virtualization_mode(device, &mode);
     /* Slices of a GPU refuse the question; modes above these are those of a hypervisor's own side. */
     if (status != NVML_SUCCESS || mode < USK_NVML_BARE || mode > USK_NVML_VGPU)

@@ -51,6 +51,24 @@ static void test_holders(void **unused)
     usk_nvml_close(nvml);
 }
 
+static void test_used(void **unused)
+{
+    uint64_t used_bytes = 0;
+    struct unstick_error error;
+    struct usk_nvml *nvml;
+
+    (void)unused;
+    assert_int_equal(usk_nvml_open(FAKE_NVML, &nvml, NULL), UNSTICK_OK);
+    /* What the processes hold that say so, and 64 MiB that are nobody's. */
+    assert_int_equal(usk_nvml_used(nvml, "GPU-0", &used_bytes, NULL), UNSTICK_OK);
+    assert_int_equal(used_bytes, (UINT64_C(8) << 30) + (64 << 20));
+    assert_int_equal(usk_nvml_used(nvml, "GPU-unknown", &used_bytes, &error), UNSTICK_DRIVER);
+    setenv("FAKE_NVML_FAILS", "memory", 1);
+    assert_int_equal(usk_nvml_used(nvml, "GPU-0", &used_bytes, &error), UNSTICK_DRIVER);
+    assert_non_null(strstr(error.text, "nvmlDeviceGetMemoryInfo"));
+    usk_nvml_close(nvml);
+}
+
 static void test_failures(void **unused)
 {
     struct usk_holder holders[USK_HOLDERS_MAX];
@@ -147,6 +165,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_holders, setup),
+        cmocka_unit_test_setup(test_used, setup),
         cmocka_unit_test_setup(test_failures, setup),
         cmocka_unit_test_setup(test_use, setup),
         cmocka_unit_test_setup(test_virtualization, setup),

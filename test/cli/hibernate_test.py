@@ -10,9 +10,9 @@ import sys
 import tempfile
 import unittest
 
-import cli_test
+import case
 
-HELD = 8 * cli_test.MIB
+HELD = 8 * case.MIB
 TARGET = ""
 
 
@@ -42,7 +42,7 @@ class Target:
         self.process.stdout.close()
 
 
-class Hibernate(cli_test.Case):
+class Hibernate(case.Case):
     def setUp(self):
         super().setUp()
         # A socket's address is short.
@@ -79,8 +79,8 @@ class Hibernate(cli_test.Case):
 
     def test_text(self):
         there = self.good("hibernate", self.target.pid).splitlines()
-        self.assertRegex(there[0], rf"\Aprocess {self.target.pid}: hibernated, in \d+\.\d\d s \(\d+\.\d\d s for what it "
-                                   r"had submitted, \d+\.\d\d s to save\)\Z")
+        self.assertRegex(there[0], rf"\Aprocess {self.target.pid}: hibernated, in \d+\.\d\d s \(\d+\.\d\d s for what "
+                                   r"it had submitted, \d+\.\d\d s to save\)\Z")
         self.assertRegex(there[1], r"holds on the GPUs +8\.0 MiB -> 0 B\Z")
         self.assertRegex(there[2], r"in use on all GPUs +72\.0 MiB -> 64\.0 MiB\Z")
         back = self.good("wake", self.target.pid).splitlines()
@@ -178,6 +178,6 @@ class Hibernate(cli_test.Case):
 
 
 if __name__ == "__main__":
-    cli_test.UNSTICK = os.path.abspath(sys.argv.pop(1))
+    case.UNSTICK = os.path.abspath(sys.argv.pop(1))
     TARGET = os.path.abspath(sys.argv.pop(1))
     unittest.main()

@@ -15,7 +15,8 @@ _Static_assert(offsetof(struct usk_cu_mem_prop, win32_handle_meta_data) ==
 _Static_assert(offsetof(struct usk_cu_mem_prop, alloc_flags) == offsetof(CUmemAllocationProp, allocFlags), "");
 _Static_assert(sizeof(struct usk_cu_mem_access) == sizeof(CUmemAccessDesc), "");
 _Static_assert(sizeof(struct usk_cu_checkpoint_lock_args) == sizeof(CUcheckpointLockArgs), "");
-_Static_assert(offsetof(struct usk_cu_checkpoint_lock_args, timeout_ms) == offsetof(CUcheckpointLockArgs, timeoutMs), "");
+_Static_assert(offsetof(struct usk_cu_checkpoint_lock_args, timeout_ms) == offsetof(CUcheckpointLockArgs, timeoutMs),
+               "");
 _Static_assert(offsetof(struct usk_cu_mem_access, flags) == offsetof(CUmemAccessDesc, flags), "");
 
 static void test_results_are_the_same(void **state)

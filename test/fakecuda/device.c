@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The devices and what they say of themselves. They are all alike but for their number, which shows in name and UUID. */
+/*
+ * The devices and what they say of themselves. They are all alike but for their number, which shows in name and UUID.
+ */
 #include <stdio.h>
 #include <string.h>
 

@@ -302,7 +302,10 @@ void fake_stream_destroy(struct fake_stream *stream);
 void fake_stream_unref(struct fake_stream *stream);
 struct fake_work *fake_work_new(enum fake_work_kind kind);
 void fake_work_free(struct fake_work *work);
-/* Gives the work to the stream, which frees it, also on failure; while that is captured it is dropped, as it goes into a graph nobody runs. */
+/*
+ * Gives the work to the stream, which frees it, also on failure; while that is captured it is dropped, as it goes into
+ * a graph nobody runs.
+ */
 CUresult fake_stream_submit(struct fake_stream *stream, struct fake_work *work);
 /* Waits for it with the lock let go. */
 void fake_stream_drain(struct fake_stream *stream);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Checkpoints of processes, by the driver's rules: RUNNING -lock-> LOCKED -checkpoint-> CHECKPOINTED -restore-> LOCKED
- * -unlock-> RUNNING, and ILLEGAL_STATE for everything else. A lock blocks the calls of the process and waits for what it
- * has submitted; when its time is over it leaves the process RUNNING. A checkpoint takes the contents of all memory into
- * the process's own host memory and the memory off its devices; a restore needs as much again. A checkpoint of a process
- * with managed memory fails, and so has the process.
+ * -unlock-> RUNNING, and ILLEGAL_STATE for everything else. A lock blocks the calls of the process and waits for what
+ * it has submitted; when its time is over it leaves the process RUNNING. A checkpoint takes the contents of all memory
+ * into the process's own host memory and the memory off its devices; a restore needs as much again. A checkpoint of a
+ * process with managed memory fails, and so has the process.
  *
  * Threads of each process serve the others; they make no calls of their own.
  */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A libnvidia-ml.so.1 with the same processes on every GPU; FAKE_NVML_FAILS names the call that fails,
- * FAKE_NVML_VIRTUALIZATION is the mode of every GPU. With FAKECUDA_PROCESSES there is one GPU, and on it are the processes
- * that run on the fake CUDA driver of that folder, with what they really hold; FAKE_NVML_SCALE times as much. */
+ * FAKE_NVML_VIRTUALIZATION is the mode of every GPU. With FAKECUDA_PROCESSES there is one GPU, and on it are the
+ * processes that run on the fake CUDA driver of that folder, with what they really hold; FAKE_NVML_SCALE times as much.
+ * */
 #include <dirent.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -92,8 +93,10 @@ static int processes_ask(const char *name, unsigned int *n, struct process *proc
 
         if (pid <= 0 || process_ask(name, pid, &request, &answer) || !answer.used_bytes)
             continue;
-        processes[(*n)++] = (struct process){ .pid = (unsigned int)pid,
-                                              .used_bytes = failure_of("amount") ? ~0ULL : answer.used_bytes * scale() };
+        processes[*n] = (struct process){ .pid = (unsigned int)pid, .used_bytes = answer.used_bytes * scale() };
+        if (failure_of("amount"))
+            processes[*n].used_bytes = ~0ULL;
+        ++*n;
     }
     if (dir)
         closedir(dir);

@@ -288,9 +288,9 @@ USK_CUDA_SYMBOLS(USK_CUDA_SYMBOL_TYPE)
 #undef USK_CUDA_SYMBOL_TYPE
 
 /*
- * The kernels that are loaded from PTX (hash_ptx.c). The driver finds the first by this name; its parameters, in this order,
- * are exactly these. Grid: x is any number of blocks, which share a piece's leaves; y is the pieces. Block y adds its
- * sums to results[y].
+ * The kernels that are loaded from PTX (hash_ptx.c). The driver finds the first by this name; its parameters, in this
+ * order, are exactly these. Grid: x is any number of blocks, which share a piece's leaves; y is the pieces. Block y
+ * adds its sums to results[y].
  */
 #define USK_CUDA_HASH_KERNEL "usk_hash_pieces"
 #define USK_CUDA_HASH_BLOCK 256
