@@ -100,7 +100,8 @@ PyMODINIT_FUNC PyInit__unstick(void)
 {
     PyTypeObject *types[] = { &py_context_type, &py_device_type, &py_region_type,
                               &py_lease_type,   &py_task_type,    &py_memory_type,
-                              &py_cache_type,   &py_request_type, &py_cache_lease_type };
+                              &py_cache_type,   &py_request_type, &py_cache_lease_type,
+                              &py_fault_device_type };
     PyObject *module = PyModule_Create(&module_def), *gc;
 
     if (!module)

@@ -62,7 +62,7 @@ struct py_task {
 };
 
 extern PyTypeObject py_context_type, py_device_type, py_region_type, py_lease_type, py_task_type, py_memory_type;
-extern PyTypeObject py_cache_type, py_request_type, py_cache_lease_type;
+extern PyTypeObject py_cache_type, py_request_type, py_cache_lease_type, py_fault_device_type;
 
 /* error.c: raises the exception of error->status with the detail as attributes. Returns NULL. */
 int py_error_init(PyObject *module);
@@ -70,6 +70,12 @@ int py_error_init(PyObject *module);
 PyObject *py_error_new(const struct unstick_error *error, const char *long_text);
 PyObject *py_error_raise(const struct unstick_error *error);
 PyObject *py_error_raise_status(int status, const char *operation, const char *text);
+
+/* device.c: makes a Device, or an object of a type derived from it, with what `open` opens. */
+typedef int (*py_device_open_fn)(struct unstick_context *ctx, const char *spec,
+                                 const struct unstick_device_options *options, struct unstick_device **ret_dev,
+                                 struct unstick_error *error);
+PyObject *py_device_open(PyTypeObject *type, PyObject *args, PyObject *kwargs, py_device_open_fn open);
 
 /* info.c: the C structs as dicts. */
 PyObject *py_info_context(const struct unstick_context_info *info);

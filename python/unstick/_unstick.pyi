@@ -145,7 +145,6 @@ class Context:
     def __init__(self, *, host_bytes: int = 0, n_threads: int = 0, log_level: int = 1) -> None: ...
     def info(self) -> ContextInfo: ...
 
-@final
 class Device:
     def __new__(
         cls, context: Context, spec: str = 'auto', *, limit_bytes: int = 0, granule_bytes: int = 0
@@ -160,6 +159,25 @@ class Device:
     def index(self) -> int: ...
     def info(self) -> DeviceInfo: ...
     def close(self) -> None: ...
+
+@final
+class FaultDevice(Device):
+    def set_faults(
+        self,
+        *,
+        fail_at: int = 0,
+        status: int = 0,
+        is_for_ever: bool = False,
+        ops: tuple[str, ...] = (),
+        lose_at: int = 0,
+        steal_bytes: int = 0,
+        pending_polls: int = 0,
+        busy_maps: int = 0,
+    ) -> None: ...
+    @property
+    def n_calls(self) -> int: ...
+    @property
+    def n_failed(self) -> int: ...
 
 @final
 class Region:

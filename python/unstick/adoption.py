@@ -173,8 +173,7 @@ class Adopter:
         self.room = room
         self.guard: GuardMode = guard
         self.chunk_bytes = TIGHT_CHUNK_BYTES if tight else CHUNK_BYTES
-        kind = room.device.kind
-        self.device = torch.device(kind, room.device.index) if kind == 'cuda' else torch.device('cpu')
+        self.device = room.torch_device
 
     def adopt(self, obj: Any, model: Model) -> Adoption:
         report = Adoption()

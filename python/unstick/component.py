@@ -8,6 +8,7 @@ tensor; and then it can still be evicted.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -30,6 +31,8 @@ from .storages import Group, move, move_out
 
 if TYPE_CHECKING:
     from .model import Model
+
+log = logging.getLogger('unstick')
 
 ALIGNMENT = 512
 CHUNK_BYTES = 1 << 30
@@ -213,9 +216,23 @@ class Component:
     def restore_regions(self) -> None:
         for one in self.closure():
             for region in one.regions:
-                if region.state not in ('resident', 'revoked'):
+                if region.state == 'poisoned':
+                    one._rescue(region)
+                elif region.state not in ('resident', 'revoked'):
                     region.restore().wait()
             guards.remove(one)
+
+    def _rescue(self, region: Region) -> None:
+        """The driver keeps memory under an address that nobody can use again: the contents go to memory of torch's own.
+
+        The next refresh takes them in anew.
+        """
+        move_out(region, self.room.torch_device, is_readable=False)
+        if region in self._owned:
+            self._owned.remove(region)
+        self._regions = [ref for ref in self._regions if ref() is not region]
+        self._spans.pop(region.address, None)
+        log.warning('%s: the driver does not let go of memory of a region: its contents were laid elsewhere', self.name)
 
     def evict_regions(self, max_bytes: int = 0) -> int:
         """Evicts, the last granules first if only so much has to go; returns the bytes that went."""

@@ -12,6 +12,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+import torch
+
 from ._unstick import Context, Device, OutOfDeviceMemoryError
 
 if TYPE_CHECKING:
@@ -26,6 +28,11 @@ class Room:
         self.device = device
         self.lock = threading.RLock()
         self.components: weakref.WeakSet[Component] = weakref.WeakSet()
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device as torch names it."""
+        return torch.device('cuda', self.device.index) if self.device.kind == 'cuda' else torch.device('cpu')
 
     def bring(self, component: Component) -> None:
         """Makes a component resident, at the cost of others that are not in use."""

@@ -105,8 +105,8 @@ def move(group: Group, region: Region, offset: int, device: torch.device) -> Non
         raise
 
 
-def move_out(region: Region, device: torch.device) -> None:
-    """Lays every tensor of a region over memory of torch's own again."""
+def move_out(region: Region, device: torch.device, is_readable: bool = True) -> None:
+    """Lays every tensor of a region over memory of torch's own again; unless readable there, from the backup."""
     start, end = region.address, region.address + region.info()['bytes']
     inside = [
         Found('', 'alias', tensor)
@@ -119,7 +119,11 @@ def move_out(region: Region, device: torch.device) -> None:
             at = old.address - group.address
             new = torch.from_dlpack(whole[at : at + old.nbytes]) if len(group.storages) > 1 else whole
             with torch.no_grad():
-                new.copy_(old.as_bytes(device))
+                if is_readable:
+                    new.copy_(old.as_bytes(device))
+                else:
+                    contents = bytearray(region.read(old.address - start, old.nbytes))
+                    new.copy_(torch.frombuffer(contents, dtype=torch.uint8))
             for found in old.tensors:
                 point(found.tensor, new.untyped_storage())
 
