@@ -74,7 +74,11 @@ UNSTICK_EXPORT int unstick_region_new(struct unstick_device *dev, const char *na
 /** One more reference: for every tensor that lies in the region, so that its addresses outlive it. Returns region. */
 UNSTICK_EXPORT struct unstick_region *unstick_region_ref(struct unstick_region *region);
 
-/** Drops a reference; the last one releases the memory and then the addresses. NULL is allowed; returns NULL. */
+/**
+ * Drops a reference; the last one releases the memory and then the addresses, when what was launched on the region has
+ * passed: the streams of ended leases, or all work on the device if it was never leased. Blocks until then; while that
+ * cannot be asked, as a stream is being captured, it is left to a later step. NULL is allowed; returns NULL.
+ */
 UNSTICK_EXPORT struct unstick_region *unstick_region_unref(struct unstick_region *region);
 
 /**

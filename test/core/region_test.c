@@ -484,6 +484,60 @@ static void test_driver_thread(void **state)
     unstick_region_unref(region);
 }
 
+/* What was launched on a region may still run when its last reference goes: the memory stays until that has passed. */
+static void test_end_waits_for_the_device(void **state)
+{
+    struct fixture *fixture = *state;
+    struct usk_fault_script slow = { .pending_polls = 100, .count_polls = true,
+                                     .op_mask = UINT64_C(1) << USK_FAULT_POLL };
+
+    for (int is_leased = 0; is_leased < 2; is_leased++) {
+        struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+        struct unstick_lease *lease;
+
+        assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+        usk_fault_set(fixture->fault, &slow);
+        if (is_leased) {
+            assert_int_equal(unstick_lease_begin(region, 0, &lease, NULL), UNSTICK_OK);
+            assert_int_equal(unstick_lease_use_stream(lease, NULL, NULL), UNSTICK_OK);
+            assert_int_equal(unstick_lease_end(lease, NULL), UNSTICK_OK);
+        }
+        unstick_region_unref(region);
+        assert_true(usk_fault_n_calls(fixture->fault) > 100);
+        assert_int_equal(fixture_device_info(fixture).resident_bytes, 0);
+        usk_fault_set(fixture->fault, NULL);
+        /* Without memory there is nothing to wait for. */
+        usk_fault_set(fixture->fault, &slow);
+        unstick_region_unref(region_new(fixture, MODEL_BYTES));
+        assert_int_equal(usk_fault_n_calls(fixture->fault), 0);
+        usk_fault_set(fixture->fault, NULL);
+    }
+}
+
+/* While a graph is captured nothing can be fenced: who drops the last reference may be the one who captures. */
+static void test_end_while_capturing(void **state)
+{
+    struct fixture *fixture = *state;
+    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct usk_fault_script capturing = { .fail_at = 1, .is_for_ever = true, .status = UNSTICK_BUSY,
+                                          .op_mask = UINT64_C(1) << USK_FAULT_FENCE_DEVICE };
+
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    usk_fault_set(fixture->fault, &capturing);
+    unstick_region_unref(region);
+    assert_true(fixture_device_info(fixture).resident_bytes > 0);
+    assert_true(usk_device_is_valid(fixture->dev));
+    assert_int_equal(unstick_device_close(fixture->dev, NULL), UNSTICK_BUSY);
+    unstick_context_step(fixture->ctx, 0);
+    assert_true(unstick_context_timeout_ms(fixture->ctx) >= 0);
+    usk_fault_set(fixture->fault, NULL);
+    for (int i = 0; i < 10000 && fixture_device_info(fixture).resident_bytes; i++) {
+        unstick_context_step(fixture->ctx, 0);
+        usleep(100);
+    }
+    assert_int_equal(fixture_device_info(fixture).resident_bytes, 0);
+}
+
 static void test_left_open(void **state)
 {
     /* The teardown frees the context with a region resident and a task queued. */
@@ -518,6 +572,8 @@ int main(void)
         CASE(test_changed_file),
         CASE(test_fork),
         CASE(test_driver_thread),
+        CASE(test_end_waits_for_the_device),
+        CASE(test_end_while_capturing),
         CASE(test_left_open),
     };
 
