@@ -45,6 +45,9 @@ struct py_region {
     struct unstick_region *region;
     PyObject *name;
     PyObject *weakrefs;
+    bool sheds;                   /* granules whose last tensor has died are given back */
+    bool is_shedding;             /* on the list of those that have some */
+    struct py_region *next_to_shed;
 };
 
 struct py_lease {

@@ -52,10 +52,12 @@ class RegionInfo(TypedDict):
     n_evicted: int
     n_poisoned: int
     n_bare: int
+    n_dead: int
     resident_bytes: int
     pinned_bytes: int
     pageable_bytes: int
     file_bytes: int
+    dead_bytes: int
     n_leases: int
 
 class TaskResult(TypedDict):
@@ -181,6 +183,7 @@ class FaultDevice(Device):
 
 @final
 class Region:
+    sheds: bool
     def __new__(cls, device: Device, name: str, bytes: int, *, reserve_bytes: int = 0) -> Self: ...
     @property
     def name(self) -> str: ...

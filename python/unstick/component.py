@@ -81,14 +81,15 @@ class Component:
     @property
     def regions(self) -> list[Region]:
         self.room.device.context.info()  # lets go of what lies in no tensor any more
-        alive = [region for region in (ref() for ref in self._regions) if region is not None]
+        alive = [region for region in (ref() for ref in self._regions) if region is not None and not _is_dead(region)]
         if len(alive) < len(self._regions):
             self._regions = [weakref.ref(region) for region in alive]
+            self._owned[:] = [region for region in self._owned if region in alive]
         return alive
 
     @property
     def nbytes(self) -> int:
-        return sum(region.info()['bytes'] for region in self.regions)
+        return sum(_live_bytes(region) for region in self.regions)
 
     @property
     def resident_bytes(self) -> int:
@@ -150,6 +151,7 @@ class Component:
         # Not before: an eviction that another thread asks for must not find it half filled.
         self._owned.append(region)
         self._regions.append(weakref.ref(region))
+        region.sheds = True
         if device.type == 'cuda':
             torch.cuda.current_stream(device).synchronize()
             torch.cuda.empty_cache()
@@ -172,19 +174,34 @@ class Component:
         return region.info()['resident_bytes']
 
     def _reuse(self, group: Group, device: torch.device, report: Adoption) -> bool:
+        wanted = rounded(group.nbytes)
         for region in self.regions:
-            if region.state != 'resident':
+            if region.state != 'resident' or not any(
+                nbytes == wanted for _, nbytes in self._spans.get(region.address, ())
+            ):
                 continue
-            live = {offset for offset, _ in region.tensors()}
-            for offset, nbytes in self._spans.get(region.address, []):
-                if nbytes == rounded(group.nbytes) and not any(offset <= at < offset + nbytes for at in live):
-                    try:
-                        with region.lease():  # no eviction takes it away meanwhile
-                            self._move(group, region, offset, device, report)
-                    except (BusyError, NotResidentError):
-                        return False
-                    return True
+            try:
+                with region.lease():  # nothing of it is taken away meanwhile
+                    offset = self._vacancy(region, wanted)
+                    if offset is not None:
+                        self._move(group, region, offset, device, report)
+                        return True
+            except (BusyError, NotResidentError):
+                return False
         return False
+
+    def _vacancy(self, region: Region, wanted: int) -> int | None:
+        """Where tensors of the same size have died, and memory is left as others share its granules."""
+        info, tensors = region.info(), region.tensors()
+        granule = info['granule_bytes']
+        live = {offset for offset, _ in tensors}
+        held = {index for at, nbytes in tensors for index in range(at // granule, -(-(at + nbytes) // granule))}
+        for offset, nbytes in self._spans[region.address]:
+            if nbytes != wanted or any(offset <= at < offset + nbytes for at in live):
+                continue
+            if not info['n_dead'] or held.issuperset(range(offset // granule, -(-(offset + nbytes) // granule))):
+                return offset
+        return None
 
     def _move(self, group: Group, region: Region, offset: int, device: torch.device, report: Adoption) -> None:
         move(group, region, offset, device)
@@ -423,6 +440,16 @@ class _Use:
                 return True
             frame = frame.f_back
         return False
+
+
+def _is_dead(region: Region) -> bool:
+    info = region.info()
+    return info['n_dead'] == info['n_granules']
+
+
+def _live_bytes(region: Region) -> int:
+    info = region.info()
+    return max(info['bytes'] - info['dead_bytes'], 0)
 
 
 def _evict_unless_leased(region: Region, max_bytes: int) -> None:

@@ -133,13 +133,14 @@ static int64_t view_add_component(struct usk_view *view, struct usk_component *c
 {
     struct unstick_region_info info = usk_component_info(component);
     uint64_t backed = info.pinned_bytes + info.pageable_bytes + info.file_bytes;
-    uint64_t resident = usk_min(usk_component_future(component, info.resident_bytes), component->bytes);
+    uint64_t bytes = component->bytes - usk_min(info.dead_bytes, component->bytes);
+    uint64_t resident = usk_min(usk_component_future(component, info.resident_bytes), bytes);
 
     view->components[view->n_components] = (struct unstick_snapshot_component){
         .name = component->name,
-        .bytes = component->bytes,
+        .bytes = bytes,
         .resident_bytes = resident,
-        .unbacked_bytes = usk_min(component->bytes - usk_min(backed, component->bytes), resident),
+        .unbacked_bytes = usk_min(bytes - usk_min(backed, bytes), resident),
         .tier = info_tier(&info),
         /* A region may also be leased by the host, past the cache. */
         .n_leases = component->n_leases > info.n_leases ? component->n_leases : info.n_leases,

@@ -46,6 +46,9 @@ static void census_add(struct usk_census *census, const struct usk_granule *gran
     census->n_evicted += granule->place == USK_PLACE_EVICTED;
     census->n_poisoned += granule->place == USK_PLACE_POISONED;
     census->n_bare += granule->is_bare;
+    census->n_dead += granule->place == USK_PLACE_DEAD;
+    if (granule->place == USK_PLACE_DEAD)
+        census->dead_bytes += bytes;
     if (!granule->blob)
         return;
     if (granule->blob->tier == UNSTICK_TIER_PINNED)
@@ -76,9 +79,12 @@ enum unstick_region_state usk_region_state(const struct unstick_region *region)
         return UNSTICK_REGION_REVOKED;
     if (census->n_poisoned)
         return UNSTICK_REGION_POISONED;
+    /* Of one in which all is dead nothing is missing. */
+    if (census->n_dead && census->n_dead == census->n_granules)
+        return UNSTICK_REGION_RESIDENT;
     if (!census->n_resident && !census->n_evicted)
         return UNSTICK_REGION_EMPTY;
-    if (census->n_resident == census->n_granules)
+    if (census->n_resident == census->n_granules - census->n_dead)
         return UNSTICK_REGION_RESIDENT;
     return census->n_resident ? UNSTICK_REGION_PARTIAL : UNSTICK_REGION_EVICTED;
 }
@@ -131,12 +137,7 @@ static bool region_has_physical(const struct unstick_region *region)
     return false;
 }
 
-/*
- * The last reference says that nobody will launch work on the region any more. What was launched may still run, and
- * unmapping does not wait for it. As before an eviction the streams of ended leases have to pass, or all work on the
- * device if the region was never leased.
- */
-static int region_poll_quiet(struct unstick_region *region)
+int usk_region_poll_quiet(struct unstick_region *region)
 {
     struct usk_device *driver = region->dev->driver;
     int r = usk_region_poll_fences(region, NULL);
@@ -152,13 +153,15 @@ static int region_poll_quiet(struct unstick_region *region)
     return r;
 }
 
+/* The last reference says that nobody will launch work on the region any more. What was launched may still run, and
+ * unmapping does not wait for it. */
 static enum usk_reap region_quieten(struct unstick_region *region)
 {
     int r;
 
     if (region->is_quiet || atomic_load(&region->dev->is_lost) || !region_has_physical(region))
         return USK_REAP_DONE;
-    r = region_poll_quiet(region);
+    r = usk_region_poll_quiet(region);
     if (r == UNSTICK_BUSY)
         return USK_REAP_BLOCKED;
     if (r == UNSTICK_PENDING ||
@@ -475,6 +478,8 @@ int unstick_region_info(struct unstick_region *region, struct unstick_region_inf
         .n_evicted = region->census.n_evicted,
         .n_poisoned = region->census.n_poisoned,
         .n_bare = region->census.n_bare,
+        .n_dead = region->census.n_dead,
+        .dead_bytes = region->census.dead_bytes,
         .resident_bytes = region->census.resident_bytes,
         .pinned_bytes = region->census.pinned_bytes,
         .pageable_bytes = region->census.pageable_bytes,

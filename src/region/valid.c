@@ -14,6 +14,8 @@ static bool granule_is_valid(const struct unstick_region *region, uint32_t index
     switch (granule->place) {
     case USK_PLACE_EMPTY:
         return !granule->blob;
+    case USK_PLACE_DEAD:
+        return !granule->blob && !granule->physical;
     case USK_PLACE_RESIDENT:
         return granule->physical;
     case USK_PLACE_EVICTED:
