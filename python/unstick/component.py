@@ -27,7 +27,7 @@ from ._unstick import BusyError, CanceledError, Lease, NotResidentError, OutOfDe
 from .errors import busy, evicted, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room
-from .storages import Group, move, move_out
+from .storages import Group, move, move_by_host, move_out
 
 if TYPE_CHECKING:
     from .model import Model
@@ -40,8 +40,24 @@ CHUNK_BYTES = 1 << 30
 GuardMode = Literal['restore', 'raise']
 
 
+_How = Literal['room or nothing', 'make room', 'by host']
+
+
 def rounded(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def in_chunks(groups: list[Group], chunk_bytes: int) -> Iterator[list[Group]]:
+    """Groups in their order, as many at a time as a chunk holds; one that is larger is alone."""
+    chunk: list[Group] = []
+    nbytes = 0
+    for group in groups:
+        if chunk and nbytes + rounded(group.nbytes) > chunk_bytes:
+            yield chunk
+            chunk, nbytes = [], 0
+        chunk.append(group)
+        nbytes += rounded(group.nbytes)
+    yield chunk
 
 
 class Component:
@@ -126,25 +142,54 @@ class Component:
 
     # --- taking tensors in ---
 
-    def take(self, groups: list[Group], device: torch.device, chunk_bytes: int, report: Adoption) -> None:
-        """Moves groups of storages into this component's regions: first where others have died, then into a new one."""
+    def take(
+        self, groups: list[Group], device: torch.device, chunk_bytes: int, is_tight: bool, report: Adoption
+    ) -> None:
+        """Moves groups of storages into this component's regions: first where others have died, then into new ones.
+
+        With room for all of it beside the old memory: into one. Without: chunk by chunk, so that what one leaves
+        behind makes room for the next.
+        """
         rest = [group for group in groups if not self._reuse(group, device, report)]
+        groups.clear()
         if not rest:
             return
-        region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in rest))
+        is_whole = not is_tight and self.room.has_room(sum(rounded(group.nbytes) for group in rest))
+        if is_whole and self._take_chunk(rest, device, report, 'room or nothing'):
+            self.room.give_back()
+            return
+        for chunk in in_chunks(rest, chunk_bytes):
+            # Tight: what is larger than a chunk has no room beside itself.
+            is_large = is_tight and chunk[0].nbytes > chunk_bytes
+            self._take_chunk(chunk, device, report, 'by host' if is_large else 'make room')
+            if is_tight:
+                self.room.give_back()
+        self.room.give_back()
+        if any(region.state != 'resident' for region in self.regions):
+            with suppress(OutOfDeviceMemoryError):  # then a call brings it back
+                self.restore_regions()
+
+    def _take_chunk(self, groups: list[Group], device: torch.device, report: Adoption, how: _How) -> bool:
+        """Moves groups into a region of their own; false if there is no room for it, and it is room or nothing."""
+        region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in groups))
         self._spans[region.address] = []
         n_taken = len(report.taken)
         try:
-            ready_bytes = 0
-            for group in rest:
-                offset = region.alloc(group.nbytes)
-                end = offset + rounded(group.nbytes)
-                if end > ready_bytes:
-                    # Only so far ahead: what lies behind was freed in the meantime.
-                    ready_bytes = self._ready(region, max(end, ready_bytes + chunk_bytes))
-                self._move(group, region, offset, device, report)
+            places = [(group, region.alloc(group.nbytes)) for group in groups]
+            if how == 'room or nothing' and self._try_to_bring(region) is not None:
+                del self._spans[region.address]
+                return False
+            if how == 'by host' or (how == 'make room' and self._shortage(region) is not None):
+                old = [one for group in groups for one in _weak(group)]
+                move_by_host(places, region, device, lambda: self._bring(region))
+                for group, offset in places:
+                    self._note(group, region, offset, report)
+                self._old += old
+            else:
+                for group, offset in places:
+                    self._move(group, region, offset, device, report)
         except BaseException:
-            # Half a component could not come back by itself: all of it goes where it came from.
+            # Half a region could not come back by itself: all of it goes where it came from.
             move_out(region, device)
             del report.taken[n_taken:], self._spans[region.address]
             raise
@@ -152,26 +197,37 @@ class Component:
         self._owned.append(region)
         self._regions.append(weakref.ref(region))
         region.sheds = True
-        if device.type == 'cuda':
-            torch.cuda.current_stream(device).synchronize()
-            torch.cuda.empty_cache()
+        return True
 
-    def _ready(self, region: Region, until_bytes: int) -> int:
-        """Gives a new region memory up to an offset; returns how far it really goes."""
-        info = region.info()
-        until_bytes = min(until_bytes, info['bytes'])
-        while (missing := until_bytes - region.info()['resident_bytes']) > 0:
-            shortage = None
+    def _shortage(self, region: Region) -> OutOfDeviceMemoryError | None:
+        """Brings memory for a new region, at the cost of whatever can go; what is missing, if that is not enough.
+
+        torch's cache goes first, then others, and then what came of this very component before: its contents are in
+        its backup.
+        """
+        shortage = self._try_to_bring(region)
+        for remedy in (self.room.give_back_to, self.room.make, self._make_of_own):
+            while shortage is not None and remedy(shortage.required_bytes - shortage.available_bytes, self):
+                shortage = self._try_to_bring(region)
+        return shortage
+
+    def _try_to_bring(self, region: Region) -> OutOfDeviceMemoryError | None:
+        try:
+            region.restore().wait()
+        except OutOfDeviceMemoryError as error:
+            return error.with_traceback(None)
+        return None
+
+    def _make_of_own(self, nbytes: int, _: Component) -> bool:
+        return self.evict_regions(nbytes) > 0
+
+    def _bring(self, region: Region) -> None:
+        shortage = self._shortage(region)
+        if shortage is not None:
             try:
-                region.restore(max_bytes=missing).wait()
-            except OutOfDeviceMemoryError as error:
-                shortage = error.with_traceback(None)
-            if shortage is not None and not self.room.make(shortage.required_bytes - shortage.available_bytes, self):
-                try:
-                    raise shortage
-                finally:
-                    del shortage  # it holds this frame, which holds it
-        return region.info()['resident_bytes']
+                raise shortage
+            finally:
+                del shortage  # it holds this frame, which holds it
 
     def _reuse(self, group: Group, device: torch.device, report: Adoption) -> bool:
         wanted = rounded(group.nbytes)
@@ -204,14 +260,18 @@ class Component:
         return None
 
     def _move(self, group: Group, region: Region, offset: int, device: torch.device, report: Adoption) -> None:
+        old = _weak(group)
         move(group, region, offset, device)
+        self._note(group, region, offset, report)
+        self._old += old
+
+    def _note(self, group: Group, region: Region, offset: int, report: Adoption) -> None:
         span = offset, rounded(group.nbytes)
         if span not in self._spans[region.address]:
             self._spans[region.address].append(span)
         names = tuple(found.name for found in group.tensors)
         self.names.update(names)
         report.taken.append(Taken(self.name, group.name, names, group.nbytes))
-        self._old += [(StorageWeakRef(storage.storage), storage.nbytes) for storage in group.storages]
         group.storages.clear()
 
     @property
@@ -440,6 +500,10 @@ class _Use:
                 return True
             frame = frame.f_back
         return False
+
+
+def _weak(group: Group) -> list[tuple[StorageWeakRef, int]]:
+    return [(StorageWeakRef(one.storage), one.nbytes) for one in group.storages]
 
 
 def _is_dead(region: Region) -> bool:

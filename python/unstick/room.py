@@ -48,6 +48,32 @@ class Room:
                     finally:
                         del shortage  # it holds this frame, which holds it
 
+    def has_room(self, nbytes: int) -> bool:
+        """Whether so much more fits beside all that is there now; torch's cache is given back if that decides it."""
+        if self._free_bytes(nbytes) >= nbytes:
+            return True
+        return self.give_back() and self._free_bytes(nbytes) >= nbytes
+
+    def _free_bytes(self, nbytes: int) -> int:
+        info = self.device.info()
+        held = info['resident_bytes'] + info['sentinel_bytes'] + info['poisoned_bytes']
+        granules = -(-nbytes // info['granule_bytes']) * info['granule_bytes']
+        free = min(info['limit_bytes'] - held, info['total_bytes'] - info['used_bytes'] + info['spare_bytes'])
+        return free - (granules - nbytes)
+
+    def give_back(self) -> bool:
+        """Gives the driver back what torch has cached; False where it caches nothing."""
+        if self.device.kind != 'cuda':
+            return False
+        torch.cuda.current_stream(self.device.index).synchronize()
+        torch.cuda.empty_cache()
+        return True
+
+    def give_back_to(self, nbytes: int, keep: Component) -> bool:
+        """The same as a remedy: true if more is free than before."""
+        before = self._free_bytes(0)
+        return self.give_back() and self._free_bytes(0) > before
+
     def make(self, nbytes: int, keep: Component) -> bool:
         """Evicts others until about `nbytes` more are free; False if nothing could go."""
         with self.lock:
