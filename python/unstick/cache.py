@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 from . import _unstick
@@ -120,8 +121,9 @@ class Cache:
     ) -> Use:
         """The model, on the device and in use for as long as the context lasts.
 
-        `components`: only these are leased; the others come back by themselves when they are called, and make room for
-        one another: for a pipeline that is larger than the device. `required_bytes`: what it takes, where neither its
+        A pipeline of which not all fits runs all the same: its smallest component is leased, the others come back by
+        themselves when they are called, and make room for one another. `components` names what is leased instead.
+        `required_bytes`: what it takes, where neither its
         files nor an earlier run say it. `settings` are passed to the loader, and part of what the entry is.
         """
         fingerprint = _fingerprint(settings)
@@ -272,6 +274,25 @@ class Cache:
         info = self.device.info()
         return min(info['limit_bytes'] or info['total_bytes'], info['total_bytes'])
 
+    @property
+    def usable_bytes(self) -> int:
+        """The same without what the device keeps for itself."""
+        info = self.device.info()
+        return self.most_bytes - info['sentinel_bytes'] - info['poisoned_bytes']
+
+    def part_of(self, key: str, fingerprint: str) -> tuple[str, ...] | None:
+        """What a use leases of a pipeline that is larger than the device; None: all of it."""
+        with self._lock:
+            known = self._held.get(key)
+        return known[1].part if known is not None and known[0] == fingerprint else None
+
+    def add_rest(self, key: str, held: Held) -> None:
+        """What joins the entry after the request that loaded it."""
+        part = held.part
+        for name, region in held.regions.items():
+            if part is not None and name not in part:
+                self.native.add(key, name, region)
+
     def held(self, key: str) -> Held:
         with self._lock:
             return self._held[key][1]
@@ -341,7 +362,15 @@ class Cache:
             fields |= {'required_bytes': size.nbytes, 'basis': size.basis, 'alternatives': size.alternatives}
             if working_bytes is None and self.working_bytes is None and self.device.kind == 'cuda':
                 fields['working_bytes'] = size.working_bytes
+        self._fit(fields)
         return fields
+
+    def _fit(self, fields: dict[str, Any]) -> None:
+        """A pipeline over the limit, but not over the device, can be loaded, and then runs component by component."""
+        usable = self.usable_bytes
+        required = fields.get('required_bytes', 0)
+        if usable < required <= self.device.info()['total_bytes'] and find_spec('torch') is not None:
+            fields['required_bytes'] = max(usable - fields['working_bytes'], 1)
 
 
 _keepers: weakref.WeakKeyDictionary[threading.Thread, threading.Event] = weakref.WeakKeyDictionary()

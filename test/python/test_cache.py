@@ -438,7 +438,7 @@ def test_steps_that_are_not_taken_to_their_end(cache: unstick.Cache, load: Loade
 
 def test_from_constraints() -> None:
     cache = unstick.Cache.from_constraints({
-        'gpu_device': 'host:64MiB', 'gpu_memory_fraction': 0.5, 'cpu_memory_gb': 1, 'gpu_memory_gb': 0.125,
+        'gpu_device': 'host:39MiB', 'gpu_memory_fraction': 0.9, 'cpu_memory_gb': 1, 'gpu_memory_gb': 0.03125,
         'allow_low_memory': 'false', '8-bit_memory_gb': 40 / 1024, '4-bit_memory_gb': 16 / 1024, 'device_map': 'auto',
         'low_cpu_mem_usage': True, 'colour': 'red',
     })  # fmt: skip
