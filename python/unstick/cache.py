@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from . import _unstick
-from ._unstick import BusyError, Context, Device, NotFoundError
+from ._unstick import BusyError, Context, Device, NotFoundError, Region
 from .constraints import Constraints
 from .errors import explained, invalid
 from .loading import Held, Loader, give_back
@@ -199,7 +199,7 @@ class Cache:
             self.native.step()
         if known is not None:
             self.forget(key, known[1])
-            known[1].release()
+            known[1].release(self.regions())
 
     def _try_to_drop(self, key: str) -> bool:
         try:
@@ -296,6 +296,12 @@ class Cache:
     def held(self, key: str) -> Held:
         with self._lock:
             return self._held[key][1]
+
+    def regions(self) -> list[Region]:
+        """Of all models that are held."""
+        with self._lock:
+            held = [one for _, one in self._held.values()]
+        return [region for one in held for region in one.regions.values()]
 
     def keep(self, key: str, fingerprint: str, held: Held) -> None:
         with self._lock:

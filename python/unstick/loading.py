@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -155,12 +155,14 @@ class Held:
             except OutOfDeviceMemoryError as error:
                 log.info('%s: what came anew stays outside: %s', self.model.key, error)
 
-    def release(self) -> None:
+    def release(self, others: Collection[Region] = ()) -> None:
+        """Gives its memory up, but what others have, too. (A model knows that of its components.)"""
         if self.model is not None:
             self.model.release()
         else:
             for region in self.regions.values():
-                region.release().wait()
+                if region not in others:
+                    region.release().wait()
         self._own.clear()
         self._names.clear()
 
@@ -182,11 +184,14 @@ class Loading:
         self.text = ''
         self.old: Held | None = None
         """What this load replaces."""
+        self.others: Collection[Region] = ()
+        """Regions of other models, which it does not take along."""
 
     def __call__(self) -> None:
         if self.old is not None:
-            self.old.release()
+            self.old.release(self.others)
             self.old = None
+            self.others = ()
         failure = self._attempt()
         if failure is not None:
             self._fail(failure)

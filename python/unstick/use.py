@@ -167,6 +167,7 @@ class Use:
                 action = request.next(status=reclaim.status, n_collected=reclaim.n_collected)
             else:
                 loading.old = self.cache.take_held(self.key)
+                loading.others = self.cache.regions()
                 yield loading
                 loading.register(
                     request, self.cache, self._demand.fingerprint, has_choice=self._demand.components is not None

@@ -237,6 +237,45 @@ def test_too_large_is_said_before_anything_is_loaded(cache: unstick.Cache, load:
     assert [step['freed_bytes'] for step in error.steps] and 'held:' in str(error) and 'tried:' in str(error)
 
 
+def test_a_region_of_two_entries_counts_once() -> None:
+    """A text encoder that two pipelines share: it is there once, and can make room once."""
+    device = unstick.Device(unstick.Context(), 'host:64MiB', limit_bytes=16 * MIB, granule_bytes=MIB)
+    cache = unstick.Cache(device)
+
+    def region(name: str) -> unstick.Region:
+        made = unstick.Region(device, name, 4 * MIB)
+        made.restore().wait()
+        return made
+
+    shared = region('t5')
+
+    def load(model_id: str, quantization: str) -> unstick.Loaded:
+        return unstick.Loaded(object(), {'own': region(model_id), 't5': shared})
+
+    for name in ('a', 'b'):
+        with cache.use(name, '8-bit', load=load, required_bytes=4 * MIB):
+            pass
+    filler = unstick.Region(device, 'filler', 2 * MIB)
+    filler.restore().wait()
+    assert device.info()['resident_bytes'] == 14 * MIB
+    with pytest.raises(unstick.OutOfDeviceMemoryError) as raised, cache.use('c', load=load, required_bytes=14 * MIB):
+        pass
+    assert raised.value.available_bytes < 14 * MIB
+    assert device.info()['resident_bytes'] == 14 * MIB, 'it is said before anybody leaves'
+
+    # What b needs is not what leaves for it, though a has it, too.
+    cache.evict('b', '8-bit')
+    large = unstick.Region(device, 'large', 3 * MIB)
+    large.restore().wait()
+    using = cache.use('b', '8-bit')
+    with using:
+        assert shared.state == 'resident'
+    assert device.info()['resident_bytes'] <= 16 * MIB
+    cache.drop('a', '8-bit')
+    with cache.use('b', '8-bit'):
+        assert shared.state == 'resident'
+
+
 def test_who_holds_a_lease_does_not_wait(cache: unstick.Cache, load: Loader) -> None:
     with cache.use('a', '8-bit', load=load, required_bytes=MODEL) as model:
         with pytest.raises(unstick.OutOfDeviceMemoryError) as raised:
