@@ -70,6 +70,7 @@ static PyMethodDef module_methods[] = {
     { "cycles", py_cycles, METH_VARARGS,
       "cycles(type): unreachable islands with an instance of type, as a list of dicts." },
     { "_at_exit", module_at_exit, METH_NOARGS, "Called once, by atexit." },
+    { "gpus", py_gpus, METH_NOARGS, "The GPUs that there are, as dicts; nothing is opened for it." },
     { "instances", py_instances, METH_O, "Every object of a type, or of one made from it, that the collector knows." },
     { "allocconf_parse", py_allocconf_parse, METH_VARARGS, "(text, torch's version, is caching disabled): a dict." },
     { "allocconf_choose", py_allocconf_choose, METH_VARARGS, "(bytes of the card, torch's version): a dict." },

@@ -88,6 +88,16 @@ PyObject *py_info_task(const struct unstick_task_result *result);
 const char *py_info_state_name(int state);
 PyObject *py_info_size(uint64_t bytes);
 
+/* list.c: adds an item to a list and takes its reference over. The list; or NULL, with the list gone, if the item is NULL
+ * or there is no memory. */
+PyObject *py_list_add(PyObject *list, PyObject *item);
+
+/* word.c: the index of a word in a list that ends with NULL, or -1 with an exception. */
+int py_word(const char *const *words, const char *word, const char *what);
+
+/* gpus.c */
+PyObject *py_gpus(PyObject *module, PyObject *unused);
+
 /* log.c: lines wait in a ring until a thread that holds the GIL hands them to `logging`. */
 struct py_log *py_log_new(void);
 void py_log_free(struct py_log *log);

@@ -14,6 +14,14 @@ State = Literal['empty', 'resident', 'evicted', 'partial', 'revoked', 'poisoned'
 Tier = Literal['auto', 'pinned', 'pageable', 'file']
 Fence = Literal['default', 'device', 'none']
 
+class Gpu(TypedDict):
+    spec: str
+    name: str
+    uuid: str
+    total_bytes: int
+
+def gpus() -> list[Gpu]: ...
+
 class ContextInfo(TypedDict):
     host_limit_bytes: int
     host_pinned_bytes: int

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Granules that nobody refers to any more. They go without a task: nothing has to be copied, only awaited. The region is
- * held like by a lease meanwhile, so no task moves it, and whoever works on it already is not disturbed: BUSY.
+ * Granules that nobody refers to any more. They go without a task: nothing has to be copied, only awaited. The region
+ * is held like by a lease meanwhile, so no task moves it, and whoever works on it already is not disturbed: BUSY.
  */
 #include <stdlib.h>
 #include <time.h>
@@ -149,7 +149,7 @@ int unstick_region_keep(struct unstick_region *region, const struct unstick_span
         return r;
     is_live = calloc(region->n_reserved, sizeof(*is_live));
     r = is_live ? keep_mark(region, spans, n_spans, is_live, error)
-                : usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "no host memory to look for what is dead");
+                : usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "no host memory to mark granules");
     if (r == UNSTICK_OK)
         r = keep_wait(region, is_live, error);
     if (r == UNSTICK_OK) {

@@ -171,8 +171,8 @@ static enum usk_reap region_quieten(struct unstick_region *region)
     return USK_REAP_DONE;
 }
 
-/* [baton] Takes everything away and frees the region, unless there is reason not to do so yet. Without a device there is
- * nothing to give back but our own. */
+/* [baton] Takes everything away and frees the region, unless there is reason not to do so yet. Without a device there
+ * is nothing to give back but our own. */
 static enum usk_reap region_end(struct unstick_region *region, uint64_t deadline_ns)
 {
     const struct usk_device_ops *ops = region->dev->driver->ops;

@@ -490,6 +490,21 @@ def test_from_constraints() -> None:
     assert raised.value.required_bytes == MODEL and not load.calls
 
 
+def test_a_gpu_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is asked, without torch; a name of several is no name."""
+    from unstick import constraints
+
+    names = ('NVIDIA L4', 'NVIDIA H200', 'NVIDIA H200')
+    monkeypatch.setattr(
+        constraints, 'gpus', lambda: [{'spec': f'cuda:{index}', 'name': name} for index, name in enumerate(names)]
+    )
+    assert constraints.Constraints({'gpu_device': 'NVIDIA L4 (22 GB)'}).device == 'cuda:0'
+    with pytest.raises(unstick.InvalidArgumentError, match='several GPUs: cuda:1, cuda:2'):
+        constraints.Constraints({'gpu_device': 'NVIDIA H200'})
+    with pytest.raises(unstick.InvalidArgumentError, match='none of NVIDIA L4'):
+        constraints.Constraints({'gpu_device': 'Voodoo 2'})
+
+
 @pytest.mark.parametrize(
     ('value', 'wanted'), [(True, True), (False, False), ('true', True), ('False', False), ('0', False), (None, False)]
 )
