@@ -3,6 +3,7 @@
 
 import asyncio
 import gc
+import json
 import subprocess
 import sys
 import threading
@@ -262,3 +263,21 @@ def test_the_example(here: dict[str, str], flux: Any) -> None:
         '8-bit: load', '4-bit: load', '8-bit: restore', '4-bit: restore'
     ]  # fmt: skip
     assert all(line.endswith('the same image') for line in lines[1:5])
+
+
+def test_the_notebook(here: dict[str, str], flux: Any) -> None:
+    """Its cells, one after the other in one process, as Jupyter runs them; what is kept of them has no outputs."""
+    folder = Path(__file__).parents[2] / 'examples'
+    notebook = json.loads((folder / 'flux_switch.ipynb').read_text())
+    cells = [cell for cell in notebook['cells'] if cell['cell_type'] == 'code']
+    assert len(cells) >= 5
+    for cell in cells:
+        assert cell['outputs'] == [] and cell['execution_count'] is None and cell['metadata'] == {}
+    # From the notebook's own folder, as Jupyter starts them.
+    script = '\n'.join(['import sys', 'sys.path.insert(0, "")', *(''.join(cell['source']) for cell in cells)])
+    done = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, env=here, timeout=300, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    outcomes = [line.split(',')[0] for line in done.stdout.splitlines() if ': ' in line and 'ready after' in line]
+    assert outcomes == ['8-bit: load', '4-bit: load', '8-bit: restore', '4-bit: restore', '8-bit: restore']
