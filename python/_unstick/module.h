@@ -88,8 +88,8 @@ PyObject *py_info_task(const struct unstick_task_result *result);
 const char *py_info_state_name(int state);
 PyObject *py_info_size(uint64_t bytes);
 
-/* list.c: adds an item to a list and takes its reference over. The list; or NULL, with the list gone, if the item is NULL
- * or there is no memory. */
+/* list.c: adds an item to a list and takes its reference over. The list; or NULL, with the list gone, if the item is
+ * NULL or there is no memory. */
 PyObject *py_list_add(PyObject *list, PyObject *item);
 
 /* word.c: the index of a word in a list that ends with NULL, or -1 with an exception. */
@@ -117,6 +117,11 @@ PyObject *py_memory_new(struct py_region *region, uint64_t offset, uint64_t byte
 PyObject *py_memory_list(const struct py_region *region);
 uint64_t py_memory_n_live(const struct py_region *region);
 void py_memory_sweep(void);
+
+/* hibernate.c */
+PyObject *py_hibernate(PyObject *module, PyObject *args);
+PyObject *py_wake(PyObject *module, PyObject *args);
+PyObject *py_hibernate_state(PyObject *module, PyObject *args);
 
 /* instances.c */
 PyObject *py_instances(PyObject *module, PyObject *type);

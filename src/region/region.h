@@ -89,8 +89,10 @@ uint32_t usk_region_n_granules(const struct unstick_region *region);
 
 /* [baton] Gives up the arena and the files that no blob refers to any more. */
 void usk_region_trim(struct unstick_region *region);
-/* Gives up the backups in host memory of what is resident, and says how much that was; nothing while a task works on the
- * region. Takes the baton. */
+/*
+ * Gives up the backups in host memory of what is resident, and says how much that was; nothing while a task works on
+ * the region. Takes the baton.
+ */
 uint64_t usk_region_forget_backups(struct unstick_region *region);
 /* [baton] Takes the census of the granules and publishes it. */
 void usk_region_publish(struct unstick_region *region);
@@ -118,7 +120,9 @@ enum usk_reap usk_region_reap(struct unstick_device *dev, uint64_t deadline_ns);
 /* Takes the baton, and waits for what is WAITING. is_forced: for what is BLOCKED no longer. */
 enum usk_reap usk_region_reap_all(struct unstick_device *dev, bool is_forced);
 
-/* True if every invariant that can be checked from outside holds, with the accounts of its device. For tests. [baton] */
+/*
+ * True if every invariant that can be checked from outside holds, with the accounts of its device. For tests. [baton]
+ */
 bool usk_device_is_valid(struct unstick_device *dev);
 
 /* --- granule.c [baton] --- */
