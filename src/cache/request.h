@@ -72,6 +72,7 @@ struct usk_view {
     struct usk_entry **real_entries;         /* which entry each one is */
     struct usk_component **real_components;  /* likewise; NULL: a claim */
     size_t n_entries_allocated, n_components_allocated, n_components;
+    int64_t claimed_bytes;                   /* for loads of hosts, beside the balances of requests */
 };
 
 struct unstick_request {

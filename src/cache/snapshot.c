@@ -182,7 +182,9 @@ static int64_t view_add_entry(struct usk_view *view, struct usk_entry *entry, co
         freed += view_add_component(view, entry->components[i]);
     if (is_other_loading && entry->claim_bytes) {
         freed += view_add_claim(view, entry->claim_bytes);
-        entry->loader->balance_bytes -= (int64_t)entry->claim_bytes;
+        /* In full, although some of it may still be leaving for it: what a region publishes of that is a step older than
+         * the accounts, and a host that finds a granule too little has no second try. */
+        view->claimed_bytes += (int64_t)entry->claim_bytes;
     }
     if (view->n_components == first)
         return 0;
@@ -203,14 +205,14 @@ static int64_t view_add_entry(struct usk_view *view, struct usk_entry *entry, co
 }
 
 /* Of what is free now, only what nobody claims; of what will be free, the rest is on its way. */
-static void view_foresee(struct usk_view *view, int64_t freed_bytes, int64_t claimed_bytes)
+static void view_foresee(struct usk_view *view, int64_t freed_bytes)
 {
     struct unstick_reading *reading = &view->reading;
     int64_t free_now = (int64_t)(reading->free_bytes + reading->spare_bytes);
-    int64_t free_then = free_now + freed_bytes, free_shown = free_now - claimed_bytes, taken;
+    int64_t free_then = free_now + freed_bytes, free_shown = free_now - view->claimed_bytes, taken;
 
     /* Spares belong to whoever waits for them; nobody does if nothing is under way. */
-    if (!freed_bytes && !claimed_bytes)
+    if (!freed_bytes && !view->claimed_bytes)
         return;
     free_then = free_then < 0 ? 0 : free_then;
     free_shown = free_shown < 0 ? 0 : free_shown;
@@ -277,7 +279,7 @@ static int view_fill(struct unstick_request *request, const struct unstick_readi
     struct unstick_cache *cache = request->cache;
     struct usk_view *view = &request->view;
     size_t n_components = cache->n_entries + 1;
-    int64_t freed = 0, claimed = 0;
+    int64_t freed = 0;
 
     for (size_t i = 0; i < cache->n_entries; i++)
         n_components += cache->entries[i]->n_components;
@@ -285,6 +287,7 @@ static int view_fill(struct unstick_request *request, const struct unstick_readi
         return usk_error_set(&request->error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "realloc", "no host memory to decide");
     view->reading = *reading;
     view->n_components = 0;
+    view->claimed_bytes = 0;
     view->snapshot = (struct unstick_snapshot){
         .size = sizeof(view->snapshot),
         .reading = &view->reading,
@@ -301,8 +304,8 @@ static int view_fill(struct unstick_request *request, const struct unstick_readi
     for (size_t i = 0; i < cache->n_entries; i++)
         freed += view_add_entry(view, cache->entries[i], request);
     for (struct unstick_request *other = cache->requests; other; other = other->next)
-        claimed -= other->balance_bytes < 0 ? other->balance_bytes : 0;
-    view_foresee(view, freed, claimed);
+        view->claimed_bytes -= other->balance_bytes < 0 ? other->balance_bytes : 0;
+    view_foresee(view, freed);
     view_see_host(view, cache);
     return UNSTICK_OK;
 }
