@@ -27,6 +27,7 @@ from ._unstick import (
     NoDeviceError,
     NoSpaceError,
     NotFoundError,
+    NotPermittedError,
     NotResidentError,
     OutOfDeviceMemoryError,
     OutOfHostMemoryError,
@@ -36,6 +37,7 @@ from ._unstick import (
     Task,
     TimedOutError,
     UnsupportedError,
+    WrongStateError,
 )
 from ._unstick import version as __version__
 from .allocation import Allocator, allocator, at_import
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from .component import Component
     from .dismantling import dismantle
     from .heap import Chain, Cycle, Cycles, Holders, Step, cycles, holders
+    from .hibernation import Hibernation, hibernate, hibernate_state, wake
     from .loading import Loaded
     from .model import Model
     from .use import Use
@@ -59,6 +62,7 @@ _LATER = {
     'Component': 'component',
     'Cycle': 'heap',
     'Cycles': 'heap',
+    'Hibernation': 'hibernation',
     'Holders': 'heap',
     'Loaded': 'loading',
     'Model': 'model',
@@ -67,9 +71,12 @@ _LATER = {
     'adopt': 'adoption',
     'cycles': 'heap',
     'dismantle': 'dismantling',
+    'hibernate': 'hibernation',
+    'hibernate_state': 'hibernation',
     'holders': 'heap',
+    'wake': 'hibernation',
 }
-_WITHOUT_TORCH = ('cache', 'heap', 'loading', 'use')
+_WITHOUT_TORCH = ('cache', 'heap', 'hibernation', 'loading', 'use')
 
 __all__ = [
     'AdoptError',
@@ -92,6 +99,7 @@ __all__ = [
     'Error',
     'EvictedError',
     'ForkedError',
+    'Hibernation',
     'Holders',
     'HostBudgetError',
     'InvalidArgumentError',
@@ -106,6 +114,7 @@ __all__ = [
     'NoDeviceError',
     'NoSpaceError',
     'NotFoundError',
+    'NotPermittedError',
     'NotResidentError',
     'OutOfDeviceMemoryError',
     'OutOfHostMemoryError',
@@ -117,12 +126,16 @@ __all__ = [
     'TimedOutError',
     'UnsupportedError',
     'Use',
+    'WrongStateError',
     '__version__',
     'adopt',
     'allocator',
     'cycles',
     'dismantle',
+    'hibernate',
+    'hibernate_state',
     'holders',
+    'wake',
 ]
 
 

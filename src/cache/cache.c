@@ -83,6 +83,7 @@ static void chore_reap(struct unstick_cache *cache, struct usk_entry *entry, str
         usk_event_fail(cache, entry, component, status, now_ns);
     if (chore == USK_CHORE_EVICT && status == UNSTICK_OK) {
         entry->evict_ns = component->evict_ns;
+        component->lru_bytes = 0;
         cache->counts.n_evictions++;
     }
     usk_cache_touch(cache);

@@ -42,6 +42,7 @@ struct usk_component {
     bool has_no_backup;            /* lock: handed over, a backup is due */
     bool was_offered;              /* came with a demand, not from a load of the host */
     struct usk_component *next_gone; /* taken out, to be freed without the lock */
+    uint64_t lru_bytes;            /* lock: what would be resident if LRU had chosen the victims; unstick_rival */
     uint64_t last_used_ns;         /* lock, as all that follow */
     uint64_t load_ns, restore_ns, evict_ns;
 };
@@ -80,6 +81,7 @@ struct unstick_cache {
     uint64_t next_ticket;        /* lock */
     uint64_t turn;               /* lock */
     struct usk_entry *last_entry; /* lock: of the last request */
+    struct unstick_rival rival;  /* lock: its figures stand at the components */
     uint64_t rates[4];           /* lock: bytes/s, measured; see unstick_snapshot.rates */
     struct unstick_cache_event *events; /* lock: a ring */
     uint64_t n_events;           /* lock */

@@ -214,8 +214,10 @@ static enum look flow_look_locked(struct unstick_request *request)
 {
     struct usk_entry *entry = request->entry;
 
-    if (request->kind != USK_REQUEST_EVICT && usk_request_is_there(request))
+    if (request->kind != USK_REQUEST_EVICT && usk_request_is_there(request)) {
+        usk_request_note_hit(request);
         return LOOK_HIT;
+    }
     if (entry->loader && entry->loader != request)
         return flow_block(request, UNSTICK_WAIT_LOADING);
     /* That ends by itself, and soon: even who never waits for memory waits for it. */
@@ -273,8 +275,10 @@ static enum usk_request_phase plan_reclaim_first(struct unstick_request *request
 /* [lock] */
 static void flow_move(struct unstick_request *request)
 {
-    int r = usk_moves_mark(request);
+    int r;
 
+    usk_request_note_plan(request);
+    r = usk_moves_mark(request);
     request->phase = USK_REQUEST_LEAVE;
     if (r < 0)
         usk_flow_fail(request, r);
@@ -392,6 +396,22 @@ static void flow_decide_eviction(struct unstick_request *request)
         usk_flow_fail(request, r);
 }
 
+static void flow_submit(struct unstick_request *request)
+{
+    int r = usk_moves_submit(request);
+
+    if (r < 0)
+        usk_flow_fail(request, r);
+}
+
+static void flow_recover(struct unstick_request *request)
+{
+    int r = usk_recover_begin(request);
+
+    if (r < 0)
+        usk_flow_fail(request, r);
+}
+
 static bool flow_decide(struct unstick_request *request)
 {
     struct unstick_cache *cache = request->cache;
@@ -419,18 +439,12 @@ static bool flow_decide(struct unstick_request *request)
     usk_cache_unlock(cache);
     if (request->failure == UNSTICK_PENDING)
         request->failure = usk_failure_refuse(request);
-    if (request->phase == USK_REQUEST_RECLAIM) {
-        r = usk_recover_begin(request);
-        if (r < 0)
-            usk_flow_fail(request, r);
-    } else if (request->phase != USK_REQUEST_WAIT) {
+    if (request->phase == USK_REQUEST_RECLAIM)
+        flow_recover(request);
+    else if (request->phase != USK_REQUEST_WAIT)
         usk_flow_stop_waiting(request);
-    }
-    if (request->phase == USK_REQUEST_LEAVE) {
-        r = usk_moves_submit(request);
-        if (r < 0)
-            usk_flow_fail(request, r);
-    }
+    if (request->phase == USK_REQUEST_LEAVE)
+        flow_submit(request);
     return true;
 }
 
@@ -448,7 +462,6 @@ static bool flow_reclaim(struct unstick_request *request, struct unstick_request
 static bool flow_leave(struct unstick_request *request, struct unstick_request_action *ret_action)
 {
     bool is_over = usk_moves_poll(request), is_overlapping = usk_moves_may_overlap(request);
-    int r;
 
     if (request->failure || usk_flow_is_canceled(request)) {
         request->phase = USK_REQUEST_STOP;
@@ -466,9 +479,7 @@ static bool flow_leave(struct unstick_request *request, struct unstick_request_a
         usk_moves_settle_leaving(request);
         usk_moves_finish(request, true);
         request->phase = USK_REQUEST_RECLAIM;
-        r = usk_recover_begin(request);
-        if (r < 0)
-            usk_flow_fail(request, r);
+        flow_recover(request);
         return true;
     }
     if (is_overlapping) {
@@ -479,11 +490,8 @@ static bool flow_leave(struct unstick_request *request, struct unstick_request_a
     request->phase = request->is_for_host ? USK_REQUEST_HOST : USK_REQUEST_ARRIVE;
     if (request->failure)
         request->phase = USK_REQUEST_STOP;
-    if (request->phase == USK_REQUEST_ARRIVE) {
-        r = usk_moves_submit(request);
-        if (r < 0)
-            usk_flow_fail(request, r);
-    }
+    if (request->phase == USK_REQUEST_ARRIVE)
+        flow_submit(request);
     return true;
 }
 
@@ -525,8 +533,8 @@ static bool flow_host(struct unstick_request *request, struct unstick_request_ac
     request->result.load_ns += request->now_ns - request->host_started_ns;
     request->phase = USK_REQUEST_ARRIVE;
     if (r == UNSTICK_OK)
-        r = usk_moves_submit(request);
-    if (r < 0)
+        flow_submit(request);
+    else
         usk_flow_fail(request, r);
     return true;
 }

@@ -56,6 +56,19 @@ int usk_nvml_holders(struct usk_nvml *nvml, const char *uuid, struct usk_holder 
 int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
                        size_t *ret_n, uint64_t *ret_own_bytes, struct unstick_error *error);
 
+/* Memory in use on a GPU, by whomever; needs no context on it, which takes memory itself. */
+int usk_nvml_used(struct usk_nvml *nvml, const char *uuid, uint64_t *ret_bytes, struct unstick_error *error);
+
+/* What is in use on all GPUs of the machine together, and what one process holds of it. */
+struct usk_nvml_use {
+    uint64_t used_bytes;
+    uint64_t process_bytes;
+    bool is_listed;         /* the process is in the list of a GPU */
+    bool is_amount_unknown; /* and on one of them nobody says how much it holds */
+};
+
+int usk_nvml_use(struct usk_nvml *nvml, int pid, struct usk_nvml_use *ret_use, struct unstick_error *error);
+
 /* How a GPU reaches this machine. */
 enum usk_nvml_virtualization {
     USK_NVML_BARE = 0,

@@ -2,8 +2,8 @@
 /*
  * One granule on its way to the device: its bytes are made ready in host memory that the device can read, physical
  * memory comes under its address, the copy runs, and only when that has been seen to end (and, where asked, the hash to
- * match) the granule is resident. Before that it is what it was, evicted or empty, so a failure at any point has nothing
- * to repair but the mapping.
+ * match) the granule is resident. Before that it is what it was, evicted or empty, so a failure at any point has
+ * nothing to repair but the mapping.
  */
 #include "task/task.h"
 

@@ -191,7 +191,8 @@ static void test_hand_over(void **state)
         struct unstick_region *in = regions[turn % 2], *out = regions[1 - turn % 2];
         struct unstick_task_options evict_options = { .size = sizeof(evict_options), .flags = UNSTICK_TASK_HAND_OVER };
         struct unstick_task *evict, *restore;
-        struct unstick_task_options restore_options = { .size = sizeof(restore_options), .sources = &evict, .n_sources = 1 };
+        struct unstick_task_options restore_options = { .size = sizeof(restore_options), .sources = &evict,
+                                                       .n_sources = 1 };
 
         assert_int_equal(unstick_region_evict(out, &evict_options, &evict, NULL), UNSTICK_OK);
         assert_int_equal(unstick_region_restore(in, &restore_options, &restore, NULL), UNSTICK_OK);

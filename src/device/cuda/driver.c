@@ -30,7 +30,8 @@ struct symbol {
 };
 
 static const struct symbol symbols[] = {
-#define SYMBOL(_name, _version, _need, _parameters) { #_name, _version, _need, offsetof(struct usk_cuda_driver, _name) },
+#define SYMBOL(_name, _version, _need, _parameters) \
+    { #_name, _version, _need, offsetof(struct usk_cuda_driver, _name) },
     USK_CUDA_SYMBOLS(SYMBOL)
 #undef SYMBOL
 };
