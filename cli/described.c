@@ -68,7 +68,7 @@ static const char *entry_read(struct unstick_snapshot_entry *entry, struct unsti
     if (!bytes || bytes == item)
         return "it has no key";
     *bytes++ = '\0';
-    if (workload_key(item, ret_key, &quantization, error) < 0)
+    if (workload_spell(item, ret_key, &quantization, error) < 0)
         return error->text;
     entry->last_used_ns = DESCRIBED_NOW_NS;
     flag = strchr(bytes, ':');
