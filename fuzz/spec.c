@@ -31,7 +31,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     require(spec != NULL && (ctx || unstick_context_new(&options, &ctx, NULL) == UNSTICK_OK));
     memcpy(spec, data, n);
     spec[n] = '\0';
-    if (!strncmp(spec, "host:", 5) && usk_size_parse(spec + 5, &bytes) && bytes > SPEC_BYTES_MAX && bytes <= INT64_MAX) {
+    if (!strncmp(spec, "host:", 5) && usk_size_parse(spec + 5, &bytes) && bytes > SPEC_BYTES_MAX &&
+        bytes <= INT64_MAX) {
         free(spec);
         return 0;
     }

@@ -65,7 +65,8 @@ struct usk_component *usk_entry_component(struct usk_entry *entry, const char *n
 
 bool usk_entry_add(struct usk_entry *entry, struct usk_component *component)
 {
-    struct usk_component **components = realloc(entry->components, (entry->n_components + 1) * sizeof(struct usk_component *));
+    struct usk_component **components =
+        realloc(entry->components, (entry->n_components + 1) * sizeof(struct usk_component *));
 
     if (!components)
         return false;
@@ -85,7 +86,8 @@ void usk_entry_remove(struct usk_entry *entry, struct usk_component *component)
     if (i == entry->n_components)
         return;
     entry->n_components--;
-    memmove(&entry->components[i], &entry->components[i + 1], (entry->n_components - i) * sizeof(struct usk_component *));
+    memmove(&entry->components[i], &entry->components[i + 1],
+            (entry->n_components - i) * sizeof(struct usk_component *));
 }
 
 /* One block: the layout, its extents, its paths, and their characters. */

@@ -186,8 +186,8 @@ static int64_t view_add_entry(struct usk_view *view, struct usk_entry *entry, co
         freed += view_add_component(view, entry->components[i]);
     if (is_other_loading && entry->claim_bytes) {
         freed += view_add_claim(view, entry->claim_bytes);
-        /* In full, although some of it may still be leaving for it: what a region publishes of that is a step older than
-         * the accounts, and a host that finds a granule too little has no second try. */
+        /* In full, although some of it may still be leaving for it: what a region publishes of that is a step older
+         * than the accounts, and a host that finds a granule too little has no second try. */
         view->claimed_bytes += (int64_t)entry->claim_bytes;
     }
     if (view->n_components == first)

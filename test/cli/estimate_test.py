@@ -301,7 +301,8 @@ class Peaks(Case):
         os.symlink(elsewhere, f"{self.peaks}.new")
         for mode in (0o777, 0o770, 0o1777):
             os.chmod(folder, mode)
-            self.bad("estimate", "--id", "org/a", "--quant", "int8", "--record", "1GiB", says=(folder, "others may write"))
+            self.bad("estimate", "--id", "org/a", "--quant", "int8", "--record", "1GiB",
+                     says=(folder, "others may write"))
         self.assertEqual(os.listdir(folder), ["peaks.json.new"])
         os.chmod(folder, 0o755)
         os.symlink(elsewhere, self.path("state", "unstick", "peaks.lock"))

@@ -43,7 +43,8 @@ class Victim:
         os.mkdir(self.state)
         self.environment = dict(os.environ, TMPDIR=self.tmp, HOME=self.root, XDG_STATE_HOME=self.state)
         for key in KEYS:
-            self.run("synth", os.path.join(self.root, key), "--quant", "4-bit", "--scale", "2048", "--seed", str(ord(key)))
+            self.run("synth", os.path.join(self.root, key), "--quant", "4-bit", "--scale", "2048", "--seed",
+                     str(ord(key)))
         self.workload = os.path.join(self.root, "workload.json")
         with open(self.workload, "w", encoding="utf-8") as file:
             json.dump({"models": [{"id": key, "quantization": "4-bit", "path": key} for key in KEYS],
@@ -91,7 +92,8 @@ class Victim:
                     flags = int(file.read().split("flags:")[1].split()[0], 8)
             except (OSError, IndexError):
                 continue
-            if path.startswith("/") and not path.startswith(("/dev/null", "/memfd:", "/proc/")) and flags & os.O_ACCMODE:
+            is_file = path.startswith("/") and not path.startswith(("/dev/null", "/memfd:", "/proc/"))
+            if is_file and flags & os.O_ACCMODE:
                 paths.append(path)
         return paths
 
@@ -196,7 +198,8 @@ def inside():
     except OSError:
         is_possible = False
     if is_possible:
-        os.execvp(command[0], [*command, sys.executable, "/dev/shm/kill9.py", "/dev/shm/unstick", *sys.argv[2:], INSIDE])
+        os.execvp(command[0], [*command, sys.executable, "/dev/shm/kill9.py", "/dev/shm/unstick", *sys.argv[2:],
+                               INSIDE])
 
 
 if __name__ == "__main__":

@@ -446,7 +446,8 @@ static void test_claimed_memory_is_left(void **state)
     struct fixture_options options = { .limit_bytes = 9 * GRANULE };
     struct unstick_task_options evict_options = { .size = sizeof(evict_options), .flags = UNSTICK_TASK_HAND_OVER };
     struct unstick_task *evict, *restore;
-    struct unstick_task_options restore_options = { .size = sizeof(restore_options), .sources = &evict, .n_sources = 1 };
+    struct unstick_task_options restore_options = { .size = sizeof(restore_options), .sources = &evict,
+                                                    .n_sources = 1 };
     struct unstick_region *in, *out;
     struct fixture fixture;
 
