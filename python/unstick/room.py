@@ -13,8 +13,10 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import torch
+
 from ._unstick import Context, Device, OutOfDeviceMemoryError
-from .working import reading, trim, trim_all
+from .working import reading, trim_all
 
 if TYPE_CHECKING:
     from .component import Component
@@ -28,6 +30,11 @@ class Room:
         self.device = device
         self.lock = threading.RLock()
         self.components: weakref.WeakSet[Component] = weakref.WeakSet()
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device as torch names it."""
+        return torch.device('cuda', self.device.index) if self.device.kind == 'cuda' else torch.device('cpu')
 
     def bring(self, component: Component) -> None:
         """Makes a component resident, at the cost of others that are not in use."""
@@ -46,10 +53,36 @@ class Room:
     def free_bytes(self, keep: Component | None = None) -> int:
         """What models can have: free, cached by torch, and with `keep` what others could make way with for it."""
         info, now = self.device.info(), reading(self.device)
-        limit = info['limit_bytes'] or info['total_bytes']
+        held = info['resident_bytes'] + info['sentinel_bytes'] + info['poisoned_bytes']
         free = info['total_bytes'] - info['used_bytes'] + info['spare_bytes'] + (now.cached_bytes if now else 0)
         others = sum(one.resident_bytes for one in self._victims(keep)) if keep is not None else 0
-        return int(min(free, limit - info['resident_bytes'])) + others
+        return int(min(free, info['limit_bytes'] - held)) + others
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether so much more fits beside all that is there now; torch's cache is given back if that decides it."""
+        if self._free_bytes(nbytes) >= nbytes:
+            return True
+        return self.give_back() and self._free_bytes(nbytes) >= nbytes
+
+    def _free_bytes(self, nbytes: int) -> int:
+        info = self.device.info()
+        held = info['resident_bytes'] + info['sentinel_bytes'] + info['poisoned_bytes']
+        granules = -(-nbytes // info['granule_bytes']) * info['granule_bytes']
+        free = min(info['limit_bytes'] - held, info['total_bytes'] - info['used_bytes'] + info['spare_bytes'])
+        return free - (granules - nbytes)
+
+    def give_back(self) -> bool:
+        """Gives the driver back what torch has cached; False where it caches nothing."""
+        if self.device.kind != 'cuda':
+            return False
+        torch.cuda.current_stream(self.device.index).synchronize()
+        torch.cuda.empty_cache()
+        return True
+
+    def give_back_to(self, nbytes: int, keep: Component) -> bool:
+        """The same as a remedy: true if more is free than before."""
+        before = self._free_bytes(0)
+        return self.give_back() and self._free_bytes(0) > before
 
     def bring_together(self, components: list[Component]) -> None:
         """Brings components back side by side if there is room for all of them; each is still to be asked by itself."""
@@ -63,7 +96,7 @@ class Room:
     def make(self, nbytes: int, keep: Component) -> bool:
         """Frees about `nbytes`: what torch only caches, else others have to leave. False if nothing could go."""
         with self.lock:
-            return trim(self.device) or self.give_way(nbytes, keep)
+            return self.give_back_to(nbytes, keep) or self.give_way(nbytes, keep)
 
     def make_for_call(self, component: Component) -> None:
         """Before a call of a resident component: room for what the call takes, as far as others can leave."""

@@ -19,7 +19,6 @@ from torch import nn
 from . import entry, guards
 from ._unstick import Lease, OutOfDeviceMemoryError, Region
 from .storages import Group
-from .working import trim
 
 if TYPE_CHECKING:
     from .component import Component
@@ -139,7 +138,7 @@ class Slices:
         if self._budget_bytes >= component.nbytes:
             return False
         if component.working_bytes:
-            trim(room.device)
+            room.give_back()
         self.is_streaming = True
         try:
             guards.install(component, with_forward=False)

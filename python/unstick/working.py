@@ -57,18 +57,8 @@ def reading(device: Device) -> Reading | None:
     )
 
 
-def trim(device: Device) -> bool:
-    """Has torch give back what it caches; False if that was nothing."""
-    before = reading(device)
-    if before is None or not before.cached_bytes:
-        return False
-    perform('empty_cache', 0, device.index)
-    after = reading(device)
-    return after is not None and after.reserved_bytes < before.reserved_bytes
-
-
 def trim_all() -> bool:
-    """The same for all devices, before one is open; False where there is no torch to ask."""
+    """Has torch give back what it caches, before a device is open; False where there is no torch to ask."""
     return perform('empty_cache', 0, 0)[0] == 0
 
 
