@@ -116,6 +116,11 @@ PyObject *py_fingerprint(PyObject *module, PyObject *settings);
 PyObject *py_peak(PyObject *module, PyObject *args);
 PyObject *py_peak_add(PyObject *module, PyObject *args);
 
+/* reading.c */
+PyObject *py_gpus(PyObject *module, PyObject *unused);
+PyObject *py_reading(PyObject *module, PyObject *args);
+PyObject *py_system(PyObject *module, PyObject *unused);
+
 /* For "O&": a number of bytes; anything below 0, above 2^64 or not whole is an exception. */
 int py_parse_bytes(PyObject *object, void *ret_bytes);
 

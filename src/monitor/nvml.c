@@ -26,6 +26,10 @@ struct nvml_process {
     unsigned int compute_instance;
 };
 
+struct nvml_memory {
+    unsigned long long total_bytes, free_bytes, used_bytes;
+};
+
 typedef int (*nvml_processes_fn)(void *device, unsigned int *n, struct nvml_process *processes);
 
 struct usk_nvml {
@@ -38,6 +42,7 @@ struct usk_nvml {
     nvml_processes_fn compute_processes;
     nvml_processes_fn graphics_processes; /* may be missing */
     int (*virtualization_mode)(void *device, int *ret_mode); /* may be missing */
+    int (*memory_info)(void *device, struct nvml_memory *ret_memory); /* may be missing */
 };
 
 static int nvml_fail(const struct usk_nvml *nvml, struct unstick_error *error, int status,
@@ -68,6 +73,7 @@ static bool nvml_load(struct usk_nvml *nvml)
               "nvmlDeviceGetComputeRunningProcesses_v2");
     NVML_LOAD(graphics_processes, "nvmlDeviceGetGraphicsRunningProcesses_v3",
               "nvmlDeviceGetGraphicsRunningProcesses_v2");
+    NVML_LOAD(memory_info, "nvmlDeviceGetMemoryInfo", NULL);
     NVML_LOAD(virtualization_mode, "nvmlDeviceGetVirtualizationMode", NULL);
 #undef NVML_LOAD
     return nvml->init && nvml->shutdown && nvml->error_text && nvml->driver_version && nvml->device_by_uuid &&
@@ -189,6 +195,27 @@ int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holde
     usk_holders_sort(holders, n);
     *ret_n = n;
     *ret_own_bytes = own_bytes;
+    return UNSTICK_OK;
+}
+
+int usk_nvml_memory(struct usk_nvml *nvml, const char *uuid, uint64_t *ret_total_bytes, uint64_t *ret_free_bytes,
+                    struct unstick_error *error)
+{
+    struct nvml_memory memory = { 0 };
+    void *device;
+    int status;
+
+    if (!nvml->memory_info)
+        return usk_error_set(error, UNSTICK_UNSUPPORTED, 0, "nvmlDeviceGetMemoryInfo",
+                             "this NVML does not say how much memory is free");
+    status = nvml->device_by_uuid(uuid, &device);
+    if (status != NVML_SUCCESS)
+        return nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByUUID");
+    status = nvml->memory_info(device, &memory);
+    if (status != NVML_SUCCESS)
+        return nvml_fail(nvml, error, status, "nvmlDeviceGetMemoryInfo");
+    *ret_total_bytes = memory.total_bytes;
+    *ret_free_bytes = memory.free_bytes;
     return UNSTICK_OK;
 }
 
