@@ -36,6 +36,9 @@ from ._unstick import (
     Task,
     TimedOutError,
     UnsupportedError,
+    gpus,
+    reading,
+    system,
 )
 from ._unstick import version as __version__
 from .allocation import Allocator, allocator, at_import
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from .heap import Chain, Cycle, Cycles, Holders, Step, cycles, holders
     from .loading import Loaded
     from .model import Model
+    from .shared import forget_shared, shared, shared_caches
     from .use import Use
 
 # What is imported when it is first asked for, and from where.
@@ -67,9 +71,12 @@ _LATER = {
     'adopt': 'adoption',
     'cycles': 'heap',
     'dismantle': 'dismantling',
+    'forget_shared': 'shared',
     'holders': 'heap',
+    'shared': 'shared',
+    'shared_caches': 'shared',
 }
-_WITHOUT_TORCH = ('cache', 'heap', 'loading', 'use')
+_WITHOUT_TORCH = ('cache', 'heap', 'loading', 'shared', 'use')
 
 __all__ = [
     'AdoptError',
@@ -122,7 +129,13 @@ __all__ = [
     'allocator',
     'cycles',
     'dismantle',
+    'forget_shared',
+    'gpus',
     'holders',
+    'reading',
+    'shared',
+    'shared_caches',
+    'system',
 ]
 
 

@@ -7,9 +7,9 @@ import atexit
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _unstick
 from ._unstick import BusyError, Context, Device, NotFoundError
@@ -19,6 +19,9 @@ from .loading import Held, Loader, give_back
 from .reclaiming import cuda
 from .sizes import size_of
 from .use import Demand, Steps, Use
+
+if TYPE_CHECKING:
+    from .unloading import Unloaded
 
 NEVER_WAIT = (1 << 64) - 1
 
@@ -116,17 +119,25 @@ class Cache:
         max_wait: float | None = None,
         verify: bool = False,
         holder: int = 0,
+        constraints: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Use:
         """The model, on the device and in use for as long as the context lasts.
 
         `components`: only these are leased; the others come back by themselves when they are called, and make room for
         one another: for a pipeline that is larger than the device. `required_bytes`: what it takes, where neither its
-        files nor an earlier run say it. `settings` are passed to the loader, and part of what the entry is.
+        files nor an earlier run say it. `constraints`: limits of this use alone, as from_constraints() takes them.
+        `settings` are passed to the loader, and part of what the entry is.
         """
         fingerprint = _fingerprint(settings)
         key, name = _unstick.key(model_id, quantization)
-        fields = self._fields(key, name, model_id, fingerprint, required_bytes, working_bytes)
+        limits: dict[str, Any] = {}
+        if constraints is not None:
+            read = Constraints(constraints, self.device.spec)
+            limits = read.limits(int(self.device.info()['total_bytes']))
+            required_bytes = required_bytes or read.sizes.get(name, 0)
+            allow_low_memory = read.allow_low_memory if allow_low_memory is None else allow_low_memory
+        fields = self._fields(key, name, model_id, fingerprint, required_bytes, working_bytes) | limits
         wait = self.max_wait if max_wait is None else max_wait
         fields['allow_low_memory'] = self.allow_low_memory if allow_low_memory is None else allow_low_memory
         fields['max_wait_ms'] = 0 if wait is None else max(1, int(wait * 1000)) if wait > 0 else NEVER_WAIT
@@ -257,6 +268,23 @@ class Cache:
                 for one in entry['components']
             ]
         return '\n'.join(lines)
+
+    def unload(
+        self,
+        keys: Iterable[str] | None = None,
+        *,
+        waits: bool = False,
+        forgets: bool = False,
+        check: Callable[[], None] | None = None,
+    ) -> Unloaded:
+        """Has models leave the device now, all if no keys are given, and says how much the device has got back.
+
+        What is in use stays, unless `waits`: then its users are waited for. `forgets`: their contents go, too.
+        `check` is called while it waits; what it raises ends the wait.
+        """
+        from .unloading import unload
+
+        return unload(self, keys, waits=waits, forgets=forgets, check=check)
 
     def clear(self) -> None:
         """Drops every model that is not in use."""
