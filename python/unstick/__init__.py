@@ -37,6 +37,7 @@ from ._unstick import (
     TimedOutError,
     UnsupportedError,
     gpus,
+    key,
     reading,
     system,
 )
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from .component import Component
     from .dismantling import dismantle
     from .heap import Chain, Cycle, Cycles, Holders, Step, cycles, holders
-    from .loading import Loaded
+    from .loading import Loaded, stripped
     from .model import Model
     from .shared import forget_shared, shared, shared_caches
     from .use import Use
@@ -75,6 +76,7 @@ _LATER = {
     'holders': 'heap',
     'shared': 'shared',
     'shared_caches': 'shared',
+    'stripped': 'loading',
 }
 _WITHOUT_TORCH = ('cache', 'heap', 'loading', 'shared', 'use')
 
@@ -132,9 +134,11 @@ __all__ = [
     'forget_shared',
     'gpus',
     'holders',
+    'key',
     'reading',
     'shared',
     'shared_caches',
+    'stripped',
     'system',
 ]
 

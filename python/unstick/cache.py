@@ -73,6 +73,8 @@ class Cache:
         """Device memory that models of a quantization take, where their user knows better."""
         self.ignored: tuple[str, ...] = ()
         """Names in the constraints that mean nothing here."""
+        self.last_plan: dict[str, Any] = {}
+        """The result of the last way to a use, and its key: what was decided, and why."""
         self.native = _unstick.Cache(
             device,
             idle_ms=None if idle is None else int(idle * 1000),

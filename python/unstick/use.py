@@ -133,6 +133,7 @@ class Use:
                 yield from self._drive(request, loading)
                 status, error = request.status, request.error()
                 self.result = request.result()
+                cache.last_plan = {'key': demand.key, **self.result}
                 if error is None:
                     self._take(request, loading)
                     return
@@ -308,6 +309,8 @@ async def in_thread(
         while not work.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # said to nobody, and so not missed
         raise
 
 
