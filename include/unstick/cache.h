@@ -115,6 +115,7 @@ enum unstick_cache_demand_flags {
     UNSTICK_DEMAND_PREFETCH = 1u << 1, /**< the same, and only if nothing has to leave and nothing to be waited for;
                                             else it ends with UNSTICK_OK and verdict REFUSED, with nothing touched */
     UNSTICK_DEMAND_VERIFY = 1u << 2,   /**< hash what arrives and compare it with its backup */
+    UNSTICK_DEMAND_SEED = 1u << 3,     /**< reclaims and waits as UNSTICK_RECLAIM_SEED, whatever the cache's strategy */
 };
 
 /** What is asked for; zero-initialize and set `size` to sizeof. Copied; nothing is kept by address. */

@@ -121,6 +121,7 @@ class Cache:
         max_wait: float | None = None,
         verify: bool = False,
         holder: int = 0,
+        strategy: str = 'default',
         constraints: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Use:
@@ -129,7 +130,8 @@ class Cache:
         `components`: only these are leased; the others come back by themselves when they are called, and make room for
         one another: for a pipeline that is larger than the device. `required_bytes`: what it takes, where neither its
         files nor an earlier run say it. `constraints`: limits of this use alone, as from_constraints() takes them.
-        `settings` are passed to the loader, and part of what the entry is.
+        `strategy="seed"`: as of a Cache, for this use. `settings` are passed to the loader, and part of what the entry
+        is.
         """
         fingerprint = _fingerprint(settings)
         key, name = _unstick.key(model_id, quantization)
@@ -145,6 +147,7 @@ class Cache:
         fields['max_wait_ms'] = 0 if wait is None else max(1, int(wait * 1000)) if wait > 0 else NEVER_WAIT
         fields['has_verify'] = verify
         fields['holder'] = holder
+        fields['is_seed'] = _is_seed(strategy)
         return Use(self, Demand(key, model_id, name, fingerprint, load, settings, components, fields))
 
     def ause(self, model_id: str, quantization: str = 'none', **options: Any) -> Use:
@@ -414,6 +417,12 @@ def _fingerprint(settings: dict[str, Any]) -> str:
             )
         texts.append(f'{name}={text}'.replace('\n', ' '))
     return _unstick.fingerprint(texts) if texts else ''
+
+
+def _is_seed(strategy: str) -> bool:
+    if strategy not in ('default', 'seed'):
+        raise invalid(f'strategy is {strategy!r}: it is "default" or "seed"', 'use')
+    return strategy == 'seed'
 
 
 def _id_of(obj: object) -> int:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from harness import KIB, MIB, Engine
+
+
+@pytest.fixture(scope='session')
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield loop
+    loop.run_until_complete(loop.shutdown_default_executor())
+
+
+@pytest.fixture(scope='session')
+def engine(loop: asyncio.AbstractEventLoop) -> Engine:
+    engine = Engine(loop)
+    info = engine.register()
+    assert (info.fitness.name, info.problems) == ('GOOD', [])
+    return engine
+
+
+@pytest.fixture(scope='session')
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a tiny FLUX: 12 MiB in 8-bit, 10 MiB in 4-bit, as its files say."""
+    import tiny
+
+    return str(tiny.write_tiny_flux(tmp_path_factory.mktemp('model') / 'tiny'))
+
+
+_rooms = iter(range(1, 1000))
+
+
+@pytest.fixture
+def device() -> Iterator[str]:
+    """A device of this test's own: no cache of another one is on it. Room for one model, not for two."""
+    import unstick
+
+    spec = f'host:{16 * MIB + next(_rooms) * 64 * KIB}'
+    unstick.shared({'gpu_device': spec}, granule_bytes=64 * KIB)
+    yield spec
+    unstick.forget_shared()
+
+
+@pytest.fixture
+def flow(engine: Engine) -> Engine:
+    engine.run(engine.new_flow())
+    return engine

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The library in the real engine, and the workflow it is for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from harness import LIBRARY, NAME, SMALL, Engine, pixels
+
+
+
+def test_the_manifest_is_what_the_engine_reads() -> None:
+    from griptape_nodes.node_library.library_registry import LibrarySchema
+
+    schema = LibrarySchema.model_validate(json.loads(LIBRARY.read_text()))
+    assert schema.library_schema_version == LibrarySchema.LATEST_SCHEMA_VERSION
+    assert all((LIBRARY.parent / node.file_path).is_file() for node in schema.nodes)
+
+
+def test_it_registers_without_a_problem(engine: Engine) -> None:
+    info = engine.api.LibraryManager().get_library_info_by_library_name(NAME)
+    assert (info.lifecycle_state.name, info.fitness.name, info.problems) == ('LOADED', 'GOOD', [])
+    nodes = engine.run(engine.done('ListNodeTypesInLibraryRequest', library=NAME)).node_types
+    assert sorted(nodes) == ['FluxInference', 'GpuConfiguration', 'MemoryReport', 'UnloadModels']
+
+
+def test_eight_four_eight(flow: Engine, model: str, device: str) -> None:
+    import unstick
+
+    async def main() -> list[Any]:
+        gpu = await flow.add('GpuConfiguration', 'gpu', gpu_device=device, gpu_memory_fraction=0.95)
+        nodes = [gpu]
+        for turn, quantization in enumerate(('8-bit', '4-bit', '8-bit')):
+            nodes.append(await flow.add('FluxInference', f'flux{turn}', model=model, quantization=quantization, **SMALL))
+            await flow.connect('gpu', f'flux{turn}', 'system_constraints')
+            if turn:
+                await flow.connect(f'flux{turn - 1}', f'flux{turn}', 'exec_out', 'exec_in')
+        nodes.append(await flow.add('UnloadModels', 'unload', what='all', keep_in_host_memory=False))
+        await flow.connect('gpu', 'unload', 'system_constraints')
+        await flow.connect('flux2', 'unload', 'exec_out', 'exec_in')
+        await flow.play()
+        return nodes
+
+    cache = unstick.shared({'gpu_device': device})
+    before = cache.device.info()['used_bytes']
+    gpu, first, second, third, unload = flow.run(main())
+    assert gpu.parameter_output_values['system_constraints']['gpu_device'] == device
+    assert pixels(first) == pixels(third) != pixels(second)
+    assert [one.parameter_output_values['plan'].split(':')[0] for one in (first, second, third)] == [
+        'load', 'load', 'restore',
+    ]  # fmt: skip
+    assert all(one.parameter_output_values['was_successful'] for one in (first, second, third))
+    assert unload.parameter_output_values['freed_bytes'] > 0
+    assert cache.device.info()['used_bytes'] == before
+    assert cache.entries() == []
