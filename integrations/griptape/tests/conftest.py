@@ -10,7 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import KIB, MIB, Engine
+from fake import FakeLoader
+from harness import KIB, MIB, NAME, Engine
 
 
 @pytest.fixture(scope='session')
@@ -55,3 +56,22 @@ def device() -> Iterator[str]:
 def flow(engine: Engine) -> Engine:
     engine.run(engine.new_flow())
     return engine
+
+
+@pytest.fixture
+def fakes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> type[FakeLoader]:
+    """FLUX nodes load models that are memory and nothing else: 10, 8 and 14 MiB."""
+    from griptape_nodes.node_library.library_registry import LibraryRegistry
+
+    kind = LibraryRegistry.get_library(NAME).get_node_class('FluxInference')
+    monkeypatch.setattr(sys.modules[kind.__module__], 'FluxLoader', FakeLoader)
+    FakeLoader.reset()
+    FakeLoader.sizes = {'8-bit': 10 * MIB, '4-bit': 8 * MIB, 'none': 14 * MIB}
+    return FakeLoader
+
+
+@pytest.fixture
+def limits(device: str) -> dict[str, object]:
+    """System constraints that name the device, and say how large the fake models are."""
+    sizes = {'8-bit': 10, '4-bit': 8, 'none': 14}
+    return {'gpu_device': device, **{f'{name}_memory_gb': mib / 1024 for name, mib in sizes.items()}}

@@ -85,6 +85,12 @@ class Engine:
             target_node_name=target, target_parameter_name=names[-1],
         )  # fmt: skip
 
+    async def flux(self, name: str, **values: Any) -> Any:
+        """A flow of one FLUX node; it, and what the flow ended with."""
+        await self.new_flow()
+        node = await self.add('FluxInference', name, **{**SMALL, 'model': 'nobody/nothing', **values})
+        return node, await self.start()
+
     async def start(self) -> Any:
         return await self.ask('StartFlowRequest', flow_name=self.flow)
 

@@ -31,6 +31,7 @@ from huggingface_cuda.flux.loader import FluxLoader
 from huggingface_cuda.parameters import add_constraints, add_input, add_output
 
 QUANTIZATIONS = ('8-bit', '4-bit', 'none')
+BY_CAUSE, BY_THE_CLOCK = 'by cause', 'by the clock'
 SHOW_SECONDS = 0.25
 _turns: WeakKeyDictionary[Any, Lock] = WeakKeyDictionary()
 
@@ -55,6 +56,12 @@ class FluxInference(SuccessFailureNode):
         add_input(self, 'seed', 'int', 0, 'The same seed gives the same image')
         add_input(self, 'max_sequence_length', 'int', 512, 'Tokens of the prompt that T5 reads')
         add_input(self, 'max_wait', 'float', -1.0, 'Seconds to wait for memory at most; below 0: as long as others use it')
+        add_input(
+            self, 'patience', 'str', BY_CAUSE,
+            f'"{BY_CAUSE}": waits while something may still give memory back; "{BY_THE_CLOCK}": then for 12 s more, in '
+            'case something does that nobody knows of',
+            traits={Options(choices=[BY_CAUSE, BY_THE_CLOCK])},
+        )  # fmt: skip
         add_constraints(self)
         self.progress = ProgressBarComponent(self)
         self.progress.add_property_parameters()
@@ -97,13 +104,13 @@ class FluxInference(SuccessFailureNode):
         """Asks the process's cache of the device for the model; on the way there the node shows what goes on."""
         constraints = self.get_parameter_value('system_constraints') or {}
         cache = unstick.shared(constraints)
-        device = f'cuda:{cache.device.index}' if cache.device.kind == 'cuda' else 'cpu'
         wait = float(self.get_parameter_value('max_wait'))
         use = cache.use(
             self.get_parameter_value('model'),
             self.get_parameter_value('quantization'),
-            load=FluxLoader(device, self._checkpoint),
+            load=FluxLoader(cache.device, self._checkpoint),
             max_wait=None if wait < 0 else wait,
+            strategy='seed' if self.get_parameter_value('patience') == BY_THE_CLOCK else 'default',
             constraints=constraints,
             holder=id(self),
         )

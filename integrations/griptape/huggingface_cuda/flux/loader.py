@@ -6,14 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import unstick
+
 QUANTIZED = ('transformer', 'text_encoder_2')
 
 
 class FluxLoader:
     """What unstick calls when the model is not there. `checkpoint(text)` is called before each component."""
 
-    def __init__(self, device: str, checkpoint: Callable[[str], None]) -> None:
-        self.device = device
+    def __init__(self, device: unstick.Device, checkpoint: Callable[[str], None]) -> None:
+        self.device = f'cuda:{device.index}' if device.kind == 'cuda' else 'cpu'
         self.checkpoint = checkpoint
 
     def __call__(self, model_id: str, quantization: str) -> Any:

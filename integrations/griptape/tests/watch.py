@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long an event loop did not come back, and what of that was nobody's fault here."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+EVERY = 0.005
+Span = tuple[float, float]
+
+# A process of its own: what keeps it from waking up is the machine, not this interpreter.
+_MACHINE = f"""
+import sys, threading, time
+stop = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+print('ready', flush=True)
+while not stop.is_set():
+    before = time.monotonic()
+    time.sleep({EVERY})
+    after = time.monotonic()
+    if after - before > 0.02:
+        print(before, after, flush=True)
+"""
+
+
+class Watch:
+    """Around what runs on the loop. `longest` is the loop's longest stall, less collections and the machine's own."""
+
+    def __init__(self) -> None:
+        self.stalls: list[Span] = []
+        self.collections: list[Span] = []
+        self.machine: list[Span] = []
+        self.n_collects = 0
+        """Full collections that somebody asked for."""
+
+    async def __aenter__(self) -> Watch:
+        self._other = await asyncio.to_thread(
+            subprocess.Popen, [sys.executable, '-c', _MACHINE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        await asyncio.to_thread(self._other.stdout.readline)
+        gc.callbacks.append(self._on_gc)
+        self._collect, gc.collect = gc.collect, self._counted
+        self._task = asyncio.ensure_future(self._tick())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._task.cancel()
+        gc.collect = self._collect
+        gc.callbacks.remove(self._on_gc)
+        text, _ = await asyncio.to_thread(self._other.communicate, '')
+        self.machine = [(float(a), float(b)) for a, b in (line.split() for line in text.splitlines())]
+
+    async def _tick(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(EVERY)
+            after = time.monotonic()
+            if after - before > 2 * EVERY:
+                self.stalls.append((before + EVERY, after))
+
+    def _counted(self, *arguments: Any) -> int:
+        self.n_collects += 1
+        return int(self._collect(*arguments))
+
+    def _on_gc(self, phase: str, info: dict[str, int]) -> None:
+        if phase == 'start':
+            self._gc_began = time.monotonic()
+        else:
+            self.collections.append((self._gc_began, time.monotonic()))
+
+    @property
+    def longest(self) -> float:
+        excused = _joined(self.collections + self.machine)
+        return max((end - start - _common((start, end), excused) for start, end in self.stalls), default=0.0)
+
+    def __str__(self) -> str:
+        raw = max((end - start for start, end in self.stalls), default=0.0)
+        collections = max((end - start for start, end in self.collections), default=0.0)
+        machine = max((end - start - EVERY for start, end in self.machine), default=0.0)
+        return (
+            f'longest stall {self.longest * 1000:.0f} ms (with what is excused {raw * 1000:.0f}); {self.n_collects} '
+            f'collects, the longest of all collections {collections * 1000:.0f} ms; the machine itself {machine * 1000:.0f} ms'
+        )
+
+
+def _joined(spans: list[Span]) -> list[Span]:
+    result: list[Span] = []
+    for start, end in sorted(spans):
+        if result and start <= result[-1][1]:
+            result[-1] = result[-1][0], max(end, result[-1][1])
+        else:
+            result.append((start, end))
+    return result
+
+
+def _common(one: Span, spans: list[Span]) -> float:
+    return sum(max(0.0, min(one[1], end) - max(one[0], start)) for start, end in spans)
