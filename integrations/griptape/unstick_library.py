@@ -31,7 +31,7 @@ class UnstickLibrary(AdvancedNodeLibrary):
         if importlib.util.find_spec('unstick') is None:
             install_unstick(library_data.name)
         if 'torch' in sys.modules:
-            logger.info('torch was imported before %s: this one counts, whatever the library asks for', library_data.name)
+            logger.info('torch was imported before %s: that one counts', library_data.name)
         import unstick
 
         logger.info('%s: unstick %s; %s', library_data.name, unstick.__version__, unstick.allocator())

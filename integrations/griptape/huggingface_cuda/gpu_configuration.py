@@ -14,9 +14,8 @@ from griptape_nodes.traits.options import Options
 from griptape_nodes.traits.slider import Slider
 
 import unstick
-from unstick.constraints import GIB, device_of, gpu_name
-
 from huggingface_cuda.parameters import add_input, add_output
+from unstick.constraints import GIB, device_of, gpu_name
 
 AUTO = 'auto'
 
@@ -76,12 +75,15 @@ def look(wanted: str) -> tuple[str, int, str]:
     gpus = unstick.gpus()
     if spec == 'auto' and gpus:
         spec = 'cuda:0'
-    lines = [f'{gpu_name(gpu)}: {_free(gpu)}' + (' (this one)' if spec == f'cuda:{gpu["index"]}' else '') for gpu in gpus]
+    lines = [
+        f'{gpu_name(gpu)}: {_free(gpu)}' + (' (this one)' if spec == f'cuda:{gpu["index"]}' else '') for gpu in gpus
+    ]
     total = next((gpu['total_bytes'] for gpu in gpus if spec == f'cuda:{gpu["index"]}'), 0)
     if not total:  # no GPU: the stand-in, which is memory of this process
         info = unstick.shared({'gpu_device': spec}).device.info()
         total = info['total_bytes']
-        lines.append(f'{info["name"]}: {(total - info["used_bytes"]) / GIB:.2f} of {total / GIB:.2f} GiB free (this one)')
+        free = total - info['used_bytes']
+        lines.append(f'{info["name"]}: {free / GIB:.2f} of {total / GIB:.2f} GiB free (this one)')
     return spec, total, '\n'.join(lines)
 
 

@@ -9,11 +9,10 @@ from typing import Any
 from griptape_nodes.exe_types.node_types import ControlNode
 
 import unstick
-from unstick.reclaiming import figures
-from unstick.report import size
-
 from huggingface_cuda.others import other_caches
 from huggingface_cuda.parameters import add_constraints, add_output
+from unstick.reclaiming import figures
+from unstick.report import size
 
 
 class MemoryReport(ControlNode):
@@ -53,6 +52,6 @@ def report(constraints: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     ]
     lines += [f'process {one["pid"]} ({one["name"]}): {size(one["bytes"])}' for one in reading['processes']]
     lines += [f'{one} keeps models of its own; the Unload node can ask it to let go' for one in data['other_libraries']]
-    if cache.last_plan:
-        lines.append(f'last plan, for {cache.last_plan["key"]}: {cache.last_plan["verdict"]}: {cache.last_plan["reason"]}')
+    if plan := cache.last_plan:
+        lines.append(f'last plan, for {plan["key"]}: {plan["verdict"]}: {plan["reason"]}')
     return '\n'.join(lines), data

@@ -10,11 +10,10 @@ from griptape_nodes.exe_types.node_types import ControlNode
 from griptape_nodes.traits.options import Options
 
 import unstick
-from unstick.report import size
-from unstick.use import in_thread
-
 from huggingface_cuda.others import clear_other_caches
 from huggingface_cuda.parameters import add_constraints, add_input, add_output
+from unstick.report import size
+from unstick.use import in_thread
 
 ONE, IDLE, ALL = 'one model', 'all idle', 'all'
 
@@ -49,8 +48,9 @@ class UnloadModels(ControlNode):
         keys = None
         if what == ONE:
             key = unstick.key(self.get_parameter_value('model'), self.get_parameter_value('quantization'))[0]
-            if not any(entry['key'] == key for entry in cache.entries()):
-                raise ValueError(f'{key} is not in the cache: {", ".join(e["key"] for e in cache.entries()) or "empty"}')
+            known = [entry['key'] for entry in cache.entries()]
+            if key not in known:
+                raise ValueError(f'{key} is not in the cache, which has {", ".join(known) or "nothing"}')
             keys = [key]
         done = cache.unload(
             keys, waits=what != IDLE, forgets=not self.get_parameter_value('keep_in_host_memory'), check=self._check

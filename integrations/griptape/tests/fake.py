@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
+
+from PIL import Image
 
 import unstick
-from PIL import Image
 
 
 class FakePipeline:
@@ -40,10 +41,10 @@ class FakePipeline:
 class FakeLoader:
     """Stands in for FluxLoader: what is loaded, how large it is, and how long it takes."""
 
-    sizes: dict[str, int] = {}
+    sizes: ClassVar[dict[str, int]] = {}
     seconds = 0.0
-    fails: list[Exception] = []
-    calls: list[str] = []
+    fails: ClassVar[list[Exception]] = []
+    calls: ClassVar[list[str]] = []
     lock = threading.Lock()
     step_seconds = 0.0
 

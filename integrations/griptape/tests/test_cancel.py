@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 import unstick
 from fake import FakeLoader
 from harness import KIB, MIB, Engine

@@ -7,6 +7,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 import unstick
 from fake import FakeLoader
 from harness import SMALL, Engine, pixels

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+
 import unstick
 from fake import FakeLoader
 from harness import KIB, MIB, Engine

@@ -9,7 +9,6 @@ from typing import Any
 from harness import LIBRARY, NAME, SMALL, Engine, pixels
 
 
-
 def test_the_manifest_is_what_the_engine_reads() -> None:
     from griptape_nodes.node_library.library_registry import LibrarySchema
 
@@ -32,7 +31,8 @@ def test_eight_four_eight(flow: Engine, model: str, device: str) -> None:
         gpu = await flow.add('GpuConfiguration', 'gpu', gpu_device=device, gpu_memory_fraction=0.95)
         nodes = [gpu]
         for turn, quantization in enumerate(('8-bit', '4-bit', '8-bit')):
-            nodes.append(await flow.add('FluxInference', f'flux{turn}', model=model, quantization=quantization, **SMALL))
+            values = {**SMALL, 'model': model, 'quantization': quantization}
+            nodes.append(await flow.add('FluxInference', f'flux{turn}', **values))
             await flow.connect('gpu', f'flux{turn}', 'system_constraints')
             if turn:
                 await flow.connect(f'flux{turn - 1}', f'flux{turn}', 'exec_out', 'exec_in')

@@ -86,8 +86,9 @@ class Watch:
         collections = max((end - start for start, end in self.collections), default=0.0)
         machine = max((end - start - EVERY for start, end in self.machine), default=0.0)
         return (
-            f'longest stall {self.longest * 1000:.0f} ms (with what is excused {raw * 1000:.0f}); {self.n_collects} '
-            f'collects, the longest of all collections {collections * 1000:.0f} ms; the machine itself {machine * 1000:.0f} ms'
+            f'longest stall {self.longest * 1000:.0f} ms (with what is excused {raw * 1000:.0f}); '
+            f'{self.n_collects} collects, the longest of all collections {collections * 1000:.0f} ms; '
+            f'the machine itself {machine * 1000:.0f} ms'
         )
 
 

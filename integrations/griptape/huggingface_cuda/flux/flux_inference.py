@@ -25,10 +25,9 @@ from griptape_nodes.retained_mode.griptape_nodes import GriptapeNodes
 from griptape_nodes.traits.options import Options
 
 import unstick
-from unstick.use import Use, in_thread
-
 from huggingface_cuda.flux.loader import FluxLoader
 from huggingface_cuda.parameters import add_constraints, add_input, add_output
+from unstick.use import Use, in_thread
 
 QUANTIZATIONS = ('8-bit', '4-bit', 'none')
 BY_CAUSE, BY_THE_CLOCK = 'by cause', 'by the clock'
@@ -55,7 +54,7 @@ class FluxInference(SuccessFailureNode):
         add_input(self, 'height', 'int', 1024, 'Of the image')
         add_input(self, 'seed', 'int', 0, 'The same seed gives the same image')
         add_input(self, 'max_sequence_length', 'int', 512, 'Tokens of the prompt that T5 reads')
-        add_input(self, 'max_wait', 'float', -1.0, 'Seconds to wait for memory at most; below 0: as long as others use it')
+        add_input(self, 'max_wait', 'float', -1.0, 'Seconds to wait for memory at most; below 0: while others use it')
         add_input(
             self, 'patience', 'str', BY_CAUSE,
             f'"{BY_CAUSE}": waits while something may still give memory back; "{BY_THE_CLOCK}": then for 12 s more, in '
