@@ -59,7 +59,7 @@ def _evict(cache: Cache, key: str, waits: bool, check: Callable[[], None] | None
         while (action := request.next()) is not None:
             if check is not None:
                 check()
-            if not waits and _is_in_use(cache, key):
+            if not waits and _n_leases(cache, key):
                 return False
             if action[0] == 'wait':
                 request.poll()
@@ -76,3 +76,8 @@ def _evict(cache: Cache, key: str, waits: bool, check: Callable[[], None] | None
 
 def _is_in_use(cache: Cache, key: str) -> bool:
     return any(one['n_leases'] or one['state'] == 'loading' for one in cache.native.entries() if one['key'] == key)
+
+
+def _n_leases(cache: Cache, key: str) -> int:
+    """While it leaves, an entry is busy with that itself."""
+    return sum(int(one['n_leases']) for one in cache.native.entries() if one['key'] == key)

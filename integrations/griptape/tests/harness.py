@@ -63,10 +63,8 @@ class Engine:
         return self.api.LibraryManager().get_library_info_by_library_name(NAME)
 
     async def new_flow(self) -> None:
-        if self.flow:
-            await self.done('DeleteFlowRequest', flow_name=self.flow)
-        if not self.api.ContextManager().has_current_workflow():
-            self.api.ContextManager().push_workflow(workflow_name='test')
+        await self.done('ClearAllObjectStateRequest', i_know_what_im_doing=True)
+        self.api.ContextManager().push_workflow(workflow_name='test')
         self.flow = (await self.done('CreateFlowRequest', parent_flow_name=None)).flow_name
 
     async def add(self, kind: str, name: str, **values: Any) -> Any:
