@@ -138,8 +138,11 @@ class Cache:
         limits: dict[str, Any] = {}
         if constraints is not None:
             read = Constraints(constraints, self.device.spec)
-            limits = read.limits(int(self.device.info()['total_bytes']))
+            limits |= read.limits(int(self.device.info()['total_bytes']))
             required_bytes = required_bytes or read.sizes.get(name, 0)
+            known = [(other, nbytes, 'rules') for other, nbytes in read.sizes.items() if other != name]
+            if known:
+                limits['alternatives'] = known
             allow_low_memory = read.allow_low_memory if allow_low_memory is None else allow_low_memory
         fields = self._fields(key, name, model_id, fingerprint, required_bytes, working_bytes) | limits
         wait = self.max_wait if max_wait is None else max_wait

@@ -17,6 +17,15 @@ def test_the_manifest_is_what_the_engine_reads() -> None:
     assert all((LIBRARY.parent / node.file_path).is_file() for node in schema.nodes)
 
 
+def test_the_isolated_one_differs_in_its_dependencies_only() -> None:
+    plain = json.loads(LIBRARY.read_text())
+    isolated = json.loads((LIBRARY.parent / 'griptape_nodes_library_isolated.json').read_text())
+    given = isolated['metadata'].pop('dependencies')
+    assert given == {'pip_dependencies': [], 'pip_dependencies_exec': plain['metadata'].pop('dependencies')['pip_dependencies']}
+    assert isolated['metadata'].pop('description').startswith(plain['metadata'].pop('description'))
+    assert isolated == plain
+
+
 def test_it_registers_without_a_problem(engine: Engine) -> None:
     info = engine.api.LibraryManager().get_library_info_by_library_name(NAME)
     assert (info.lifecycle_state.name, info.fitness.name, info.problems) == ('LOADED', 'GOOD', [])
@@ -54,3 +63,31 @@ def test_eight_four_eight(flow: Engine, model: str, device: str) -> None:
     assert unload.parameter_output_values['freed_bytes'] > 0
     assert cache.device.info()['used_bytes'] == before
     assert cache.entries() == []
+
+
+def test_the_workflow_file(engine: Engine, model: str, device: str) -> None:
+    """With this model and device in the place of the real ones."""
+    file = LIBRARY.parent / 'workflows' / 'flux_switch.py'
+
+    async def main() -> tuple[str, str]:
+        loaded = await engine.done('RunWorkflowFromScratchRequest', file_path=str(file))
+        assert loaded.status.name == 'GOOD', loaded.result_details
+        engine.flow = engine.api.ContextManager().get_current_flow().name
+        await engine.done(
+            'SetParameterValueRequest', node_name='GPU Configuration', parameter_name='gpu_device', value=device
+        )
+        for quantization in ('8-bit', '4-bit', 'none'):
+            for name, value in {**SMALL, 'model': model}.items():
+                await engine.done(
+                    'SetParameterValueRequest', node_name=f'FLUX {quantization}', parameter_name=name, value=value
+                )
+        await engine.play()
+        nodes = engine.api.NodeManager()
+        return tuple(
+            nodes.get_node_by_name(name).parameter_output_values[output]
+            for name, output in (('Memory Report', 'report'), ('Unload', 'result'))
+        )
+
+    report, unloaded = engine.run(main())
+    assert all(f'{model}_{quantization}: ' in report for quantization in ('8-bit', '4-bit', 'none'))
+    assert 'came back' in unloaded and 'in use' not in unloaded
