@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import threading
 import time
 import weakref
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import _unstick
 from ._unstick import BusyError, Context, Device, NotFoundError
 from .constraints import Constraints
-from .errors import explained, invalid
+from .errors import busy, explained, invalid
 from .loading import Held, Loader, give_back
 from .reclaiming import cuda
 from .sizes import size_of
@@ -23,6 +24,8 @@ from .use import Demand, Steps, Use
 if TYPE_CHECKING:
     from .unloading import Unloaded
 
+BACKUP_SECONDS = 3.0
+"""What clear() waits for one backup that is being written; what takes longer stays."""
 NEVER_WAIT = (1 << 64) - 1
 
 
@@ -206,12 +209,15 @@ class Cache:
         """Forgets a model: its memory and its backup go, and using it is an error. BusyError while it is in use."""
         self._drop(_unstick.key(model_id, quantization)[0])
 
-    def _drop(self, key: str) -> None:
+    def _drop(self, key: str, patience: float = math.inf) -> None:
+        started = time.monotonic()
         while True:
             with self._lock:
                 known = self._held.get(key)
             if self._try_to_drop(key):
                 break
+            if time.monotonic() - started > patience:
+                raise busy(f'{key}: somebody is on the way to it', 'drop')
             time.sleep(0.002)  # its backup is being written, which ends by itself
             self.native.step()
         if known is not None:
@@ -295,10 +301,10 @@ class Cache:
         return unload(self, keys, waits=waits, forgets=forgets, check=check)
 
     def clear(self) -> None:
-        """Drops every model that is not in use."""
+        """Drops every model that is not in use, and that nobody is on the way to."""
         for entry in self.native.entries():
             with suppress(BusyError, NotFoundError):
-                self._drop(entry['key'])
+                self._drop(entry['key'], patience=BACKUP_SECONDS)
 
     # --- for Use ---
 
