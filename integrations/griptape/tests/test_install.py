@@ -25,6 +25,7 @@ from griptape_nodes.retained_mode.events.library_events import RegisterLibraryFr
 async def main():
     GriptapeNodes.EventManager().initialize_queue()
     result = await GriptapeNodes.ahandle_request(RegisterLibraryFromFileRequest(file_path=sys.argv[1]))
+    assert result.succeeded(), result.result_details
     info = GriptapeNodes.LibraryManager().get_library_info_by_library_name('Unstick')
     import unstick
     print(json.dumps({
@@ -46,6 +47,8 @@ def test_the_engine_installs_it(tmp_path: Path) -> None:
         env[name] = str(tmp_path / name)
     env |= {
         'GTN_CONFIG_WORKSPACE_DIRECTORY': str(tmp_path / 'workspace'),
+        'PATH': f'{sys.base_prefix}/bin{os.pathsep}{os.environ["PATH"]}',
+        'UV_PYTHON_DOWNLOADS': 'never',
         'UV_CONSTRAINT': str(HERE / 'requirements.txt'),
         # The package must come out of the tree, and not out of the environment that the tests run in.
         'PYTHONPATH': str(without_unstick(tmp_path)),

@@ -35,7 +35,9 @@ def test_no_phase_stalls_the_loop(engine: Engine, model: str, device: str) -> No
         return pixels(node)
 
     async def main() -> None:
-        await engine.flux('flux', quantization='none', **given)  # imports
+        for quantization in ('8-bit', '4-bit'):  # imports
+            await engine.flux('flux', quantization=quantization, **given)
+        unstick.shared({'gpu_device': device}).clear()
         first = await phase('load', '8-bit', 'load')
         await phase('evict and load', '4-bit', 'load')
         assert await phase('restore', '8-bit', 'restore') == first

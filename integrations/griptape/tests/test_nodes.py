@@ -88,7 +88,7 @@ def test_report_says_where_everything_is(engine: Engine, fakes: type[FakeLoader]
     assert models['a/b_4-bit']['resident_bytes'] == 8 * MIB
     assert models['a/b_8-bit']['resident_bytes'] < 10 * MIB
     assert models['a/b_8-bit']['pinned_bytes'] + models['a/b_8-bit']['pageable_bytes'] > 0
-    assert 'weights: 8.0 MiB of 8.0 MiB' in given['report'] and 'last plan, for a/b_4-bit: evict' in given['report']
+    assert 'weights: 8.00 MiB of 8.00 MiB' in given['report'] and 'last plan, for a/b_4-bit: evict' in given['report']
     assert given['data']['reading']['ours_bytes'] > 8 * MIB
 
 
@@ -100,7 +100,7 @@ def test_unload(engine: Engine, fakes: type[FakeLoader], limits: Limits, what: s
     before = cache.device.info()['used_bytes']
     given = engine.run(run(engine, 'UnloadModels', **values))
     assert given['freed_bytes'] == before - cache.device.info()['used_bytes'] == 10 * MIB
-    assert given['result'] == '10.0 MiB came back: a/b_8-bit'
+    assert given['result'] == '10.00 MiB came back: a/b_8-bit'
     assert [entry['state'] for entry in cache.entries()] == ['evicted']
     assert engine.run(run(engine, 'UnloadModels', **values, keep_in_host_memory=False))['freed_bytes'] == 0
     assert cache.entries() == []
@@ -172,6 +172,7 @@ def test_as_a_worker_runs_it(
     engine: Engine, fakes: type[FakeLoader], limits: Limits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node is made anew for each run there; the cache is the process's, and stays."""
+    engine.run(engine.done('ClearAllObjectStateRequest', i_know_what_im_doing=True))  # there are no flows there
     manager = engine.api.LibraryManager()
     monkeypatch.setattr(manager, '_is_worker', True)
 
@@ -197,6 +198,7 @@ def test_the_library_gives_everything_back(engine: Engine, fakes: type[FakeLoade
     load(engine, limits)
     device = unstick.shared(limits).device
     before = device.info()['used_bytes']
+    engine.run(engine.new_flow())  # a flow whose library is gone cannot be cleared
     engine.run(engine.done('UnloadLibraryFromRegistryRequest', library_name=NAME))
     assert before - device.info()['used_bytes'] == 10 * MIB
     assert unstick.shared_caches() == []

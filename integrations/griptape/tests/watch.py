@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import subprocess
 import sys
 import time
 from types import TracebackType
 from typing import Any
 
+import unstick
+
+WALKERS = ('unstick.walk', 'unstick.entry')
+"""Who looks through the whole heap."""
 EVERY = 0.005
 Span = tuple[float, float]
 
@@ -30,11 +35,13 @@ while not stop.is_set():
 
 
 class Watch:
-    """Around what runs on the loop. `longest` is the loop's longest stall, less collections and the machine's own."""
+    """Around what runs on the loop. `longest` is the loop's longest stall, less collections, walks through the heap,
+    and what the machine itself was late by. Both of the former hold the interpreter's lock, and are counted."""
 
     def __init__(self) -> None:
         self.stalls: list[Span] = []
         self.collections: list[Span] = []
+        self.walks: list[Span] = []
         self.machine: list[Span] = []
         self.n_collects = 0
         """Full collections that somebody asked for."""
@@ -46,6 +53,9 @@ class Watch:
         await asyncio.to_thread(self._other.stdout.readline)
         gc.callbacks.append(self._on_gc)
         self._collect, gc.collect = gc.collect, self._counted
+        self._walk = unstick._unstick.instances
+        for name in WALKERS:
+            importlib.import_module(name).instances = self._walked  # type: ignore[attr-defined]
         self._task = asyncio.ensure_future(self._tick())
         return self
 
@@ -54,6 +64,8 @@ class Watch:
     ) -> None:
         self._task.cancel()
         gc.collect = self._collect
+        for name in WALKERS:
+            importlib.import_module(name).instances = self._walk  # type: ignore[attr-defined]
         gc.callbacks.remove(self._on_gc)
         text, _ = await asyncio.to_thread(self._other.communicate, '')
         self.machine = [(float(a), float(b)) for a, b in (line.split() for line in text.splitlines())]
@@ -70,6 +82,13 @@ class Watch:
         self.n_collects += 1
         return int(self._collect(*arguments))
 
+    def _walked(self, kind: type) -> Any:
+        started = time.monotonic()
+        try:
+            return self._walk(kind)
+        finally:
+            self.walks.append((started, time.monotonic()))
+
     def _on_gc(self, phase: str, info: dict[str, int]) -> None:
         if phase == 'start':
             self._gc_began = time.monotonic()
@@ -78,16 +97,18 @@ class Watch:
 
     @property
     def longest(self) -> float:
-        excused = _joined(self.collections + self.machine)
+        excused = _joined(self.collections + self.walks + self.machine)
         return max((end - start - _common((start, end), excused) for start, end in self.stalls), default=0.0)
 
     def __str__(self) -> str:
         raw = max((end - start for start, end in self.stalls), default=0.0)
         collections = max((end - start for start, end in self.collections), default=0.0)
+        walks = max((end - start for start, end in self.walks), default=0.0)
         machine = max((end - start - EVERY for start, end in self.machine), default=0.0)
         return (
             f'longest stall {self.longest * 1000:.0f} ms (with what is excused {raw * 1000:.0f}); '
             f'{self.n_collects} collects, the longest of all collections {collections * 1000:.0f} ms; '
+            f'{len(self.walks)} walks through the heap, the longest {walks * 1000:.0f} ms; '
             f'the machine itself {machine * 1000:.0f} ms'
         )
 

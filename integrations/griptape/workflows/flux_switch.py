@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # /// script
 # dependencies = []
-# 
+#
 # [tool.griptape-nodes]
 # name = "flux_switch"
 # schema_version = "0.21.0"
@@ -12,7 +12,7 @@
 # is_internal = false
 # creation_date = 2026-11-26T02:16:49.107558Z
 # last_modified_date = 2026-11-26T02:16:49.194043Z
-# 
+#
 # ///
 
 from griptape_nodes.node_library.library_registry import IconVariant, NodeDeprecationMetadata, NodeMetadata
