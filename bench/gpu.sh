@@ -29,8 +29,8 @@ run() {
     echo "$name: $status, $(($(date +%s) - start)) s"
 }
 
-# lean NAME COMMAND...: as run, and the memory that the process had to itself (not pages of files): the most, and what it
-# came to when the loads were over.
+# lean NAME COMMAND...: as run, and the memory that the process had to itself (not pages of files): the most, and what
+# it came to when the loads were over.
 lean() {
     lean_name=$1
     shift
@@ -45,8 +45,8 @@ lean() {
         sleep 0.05
     done
     if wait "$pid"; then status=ok; else status="FAILED ($?)" failed=1; fi
-    echo "$lean_name: $status, $(($(date +%s) - start)) s, host memory of its own: at most $((peak / 1024)) MiB, at last" \
-        "$((last / 1024)) MiB" |
+    echo "$lean_name: $status, $(($(date +%s) - start)) s, host memory of its own: at most" \
+        "$((peak / 1024)) MiB, at last $((last / 1024)) MiB" |
         tee "$out/$lean_name-memory.txt"
 }
 
@@ -109,13 +109,15 @@ part_switch() {
     rm -rf "$models/full"
     synth few "$few"
     workload few 100
-    run replay-cycles "$unstick" replay "$models/few.json" --device "$device" --device-memory "$small" --backup pinned --json
+    run replay-cycles "$unstick" replay "$models/few.json" --device "$device" --device-memory "$small" \
+        --backup pinned --json
 }
 
 part_bench() {
     run bench-8bit "$unstick" bench --device "$device" --size "$eight" --runs 20 --dir "$models" --json --only \
         link-up,link-down,hash,evict-unchanged,evict-first,evict-dirty,restore-pinned,restore-at-once,switch
-    run bench-beside "$unstick" bench --device "$device" --size "$eight" --runs 20 --json --only beside-backup,beside-evict
+    run bench-beside "$unstick" bench --device "$device" --size "$eight" --runs 20 --json --only \
+        beside-backup,beside-evict
     run bench-file "$unstick" bench --device "$device" --size "$eight" --runs 20 --dir "$models" --json --only \
         load-file,restore-file
     run bench-4bit "$unstick" bench --device "$device" --size "$four" --runs 20 --json --only \

@@ -79,6 +79,9 @@ void bench_buffer_free(struct bench *bench, struct bench_buffer *buffer);
 int bench_arena_new(struct bench *bench, struct usk_arena **ret_arena, struct unstick_error *error);
 void bench_arena_free(struct bench *bench, struct usk_arena *arena);
 
+/* Waits for a task of ours and frees it. */
+int bench_task_wait(struct unstick_task *task, struct unstick_error *error);
+
 /* Waits until what was submitted to the lane is done. */
 int bench_lane_wait(struct bench *bench, enum usk_lane lane, struct unstick_error *error);
 
@@ -103,6 +106,14 @@ void *bench_buffer_data(const struct bench *bench, const struct bench_buffer *bu
  * granule. */
 int bench_buffer_copy_fresh(struct bench *bench, struct bench_buffer *buffer, struct usk_arena *arena,
                             struct unstick_error *error);
+
+/* --- bench_share.c: what was measured, to be pasted --- */
+
+/* The cases of a row, for --only. */
+extern const char bench_share_cases[];
+
+/* Prints the head of the table and this device's row, from bench->results. */
+void bench_share_print(const struct bench *bench, const struct unstick_device_info *info);
 
 /* --- the cases --- */
 

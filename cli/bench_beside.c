@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a host program's own work feels of ours: a kernel's time beside an eviction and beside a backup, against its time
- * alone. The library is driven by its own thread, as in a program without a loop, and does not know of the kernel. Only
- * where there is a GPU: on a host device both would share the processors.
+ * What a host program's own work feels of ours: a kernel's time beside an eviction and beside a backup, against its
+ * time alone. The library is driven by its own thread, as in a program without a loop, and does not know of the kernel.
+ * Only where there is a GPU: on a host device both would share the processors.
  */
 #include <unstick/region.h>
 
@@ -14,8 +14,10 @@
 #include "kernel.h"
 
 #define BESIDE_THREADS 256
-/* As a matrix product: sixteen blocks for each multiprocessor of an H100, and so much shared memory for each that four of
- * them run there at once. Memory is kept busy by eight. */
+/*
+ * As a matrix product: sixteen blocks for each multiprocessor of an H100, and so much shared memory for each that four
+ * of them run there at once. Memory is kept busy by eight.
+ */
 #define BESIDE_COMPUTE_BLOCKS 2112
 #define BESIDE_COMPUTE_SHARED_BYTES (48 << 10)
 #define BESIDE_READ_BLOCKS 1056

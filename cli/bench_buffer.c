@@ -159,6 +159,14 @@ void bench_arena_free(struct bench *bench, struct usk_arena *arena)
     usk_arena_free(arena);
 }
 
+int bench_task_wait(struct unstick_task *task, struct unstick_error *error)
+{
+    int r = unstick_task_wait(task, error);
+
+    unstick_task_free(task);
+    return r;
+}
+
 int bench_lane_wait(struct bench *bench, enum usk_lane lane, struct unstick_error *error)
 {
     uint64_t ticket;

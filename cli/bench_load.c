@@ -145,20 +145,12 @@ static int file_read(struct bench *bench, struct bench_load *state, struct unsti
 
 /* --- ours --- */
 
-static int load_wait(struct unstick_task *task, struct unstick_error *error)
-{
-    int r = unstick_task_wait(task, error);
-
-    unstick_task_free(task);
-    return r;
-}
-
 static int load_discard(struct bench_load *state, struct unstick_error *error)
 {
     struct unstick_task *task;
     int r = unstick_region_discard(state->region, NULL, &task, error);
 
-    return r < 0 ? r : load_wait(task, error);
+    return r < 0 ? r : bench_task_wait(task, error);
 }
 
 static int load_load(struct bench_load *state, double *ret_s, struct unstick_error *error)
@@ -170,7 +162,7 @@ static int load_load(struct bench_load *state, double *ret_s, struct unstick_err
 
     r = unstick_region_load(state->region, &state->layout, &options, &task, error);
     if (r == UNSTICK_OK)
-        r = load_wait(task, error);
+        r = bench_task_wait(task, error);
     *ret_s = bench_seconds_since(started_ns);
     return r;
 }
@@ -204,14 +196,14 @@ static int restore_file(struct bench *bench, void *state_pointer, double *ret_s,
 
     r = unstick_region_evict(state->region, NULL, &task, error);
     if (r == UNSTICK_OK)
-        r = load_wait(task, error);
+        r = bench_task_wait(task, error);
     if (r < 0)
         return r;
     bench_settle(bench);
     started_ns = usk_clock_now_ns();
     r = unstick_region_restore(state->region, NULL, &task, error);
     if (r == UNSTICK_OK)
-        r = load_wait(task, error);
+        r = bench_task_wait(task, error);
     *ret_s = bench_seconds_since(started_ns);
     return r;
 }

@@ -67,20 +67,12 @@ static int reference_down(struct bench *bench, void *state, double *ret_s, struc
 
 /* --- ours --- */
 
-static int move_wait(struct unstick_task *task, struct unstick_error *error)
-{
-    int r = unstick_task_wait(task, error);
-
-    unstick_task_free(task);
-    return r;
-}
-
 static int move_restore(struct unstick_region *region, struct unstick_error *error)
 {
     struct unstick_task *task;
     int r = unstick_region_restore(region, NULL, &task, error);
 
-    return r < 0 ? r : move_wait(task, error);
+    return r < 0 ? r : bench_task_wait(task, error);
 }
 
 static int move_evict(struct unstick_region *region, struct unstick_error *error)
@@ -89,7 +81,7 @@ static int move_evict(struct unstick_region *region, struct unstick_error *error
     struct unstick_task *task;
     int r = unstick_region_evict(region, &options, &task, error);
 
-    return r < 0 ? r : move_wait(task, error);
+    return r < 0 ? r : bench_task_wait(task, error);
 }
 
 static int move_backup(struct unstick_region *region, struct unstick_error *error)
@@ -98,7 +90,7 @@ static int move_backup(struct unstick_region *region, struct unstick_error *erro
     struct unstick_task *task;
     int r = unstick_region_backup(region, &options, &task, error);
 
-    return r < 0 ? r : move_wait(task, error);
+    return r < 0 ? r : bench_task_wait(task, error);
 }
 
 static int move_change(struct bench *bench, struct bench_move *state, struct unstick_region *region,
@@ -191,7 +183,7 @@ static int switch_ours(struct bench *bench, void *state_pointer, double *ret_s, 
         return r;
     r = unstick_region_restore(state->other, &restore, &coming, error);
     if (r == UNSTICK_OK)
-        r = move_wait(coming, error);
+        r = bench_task_wait(coming, error);
     ended = unstick_task_wait(leaving, r == UNSTICK_OK ? error : NULL);
     *ret_s = bench_seconds_since(started_ns);
     unstick_task_free(leaving);

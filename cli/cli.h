@@ -27,10 +27,12 @@ int cmd_bench(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_estimate(int argc, char **argv);
+int cmd_hibernate(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_replay(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
 int cmd_version(int argc, char **argv);
+int cmd_wake(int argc, char **argv);
 
 /* --- options (options.c) --- */
 

@@ -262,11 +262,18 @@ static int bench_run(struct bench *bench, struct unstick_error *error)
     return r == UNSTICK_OK ? bench_beside(bench, error) : r;
 }
 
-static void bench_finish(const struct bench *bench, const struct unstick_device_info *info, uint64_t stall_ns)
+static void bench_finish(const struct bench *bench, const struct unstick_device_info *info, bool is_shared,
+                         uint64_t stall_ns)
 {
     double longest_ms = (double)bench->longest_step_ns / (double)USK_NS_PER_MS;
     double stall_ms = (double)stall_ns / (double)USK_NS_PER_MS;
 
+    if (is_shared) {
+        if (!cli_has_failed())
+            bench_share_print(bench, info);
+        json_decref(bench->results);
+        return;
+    }
     if (!bench->results) {
         printf("\nlongest step: %.3f ms; a thread that only slept was late by up to %.3f ms\n", longest_ms, stall_ms);
         return;
@@ -300,6 +307,7 @@ int cmd_bench(int argc, char **argv)
     struct unstick_device_info info = { .size = sizeof(info) };
     const char *folder = getenv("TMPDIR");
     uint64_t granule_bytes = 0, bytes = 0;
+    bool is_shared = false;
     const struct cli_option table[] = {
         { "device", "DEVICE", "as for replay", CLI_TEXT, &bench.spec, NULL, 0, 0 },
         { "size", "SIZE",
@@ -313,6 +321,10 @@ int cmd_bench(int argc, char **argv)
           NULL, 0, 0 },
         { "dir", "DIR", "where the file is made that is loaded; by default $TMPDIR or /tmp", CLI_TEXT,
           &folder, NULL, 0, 0 },
+        { "share", NULL,
+          "only a row for a table of cards, to be pasted: card, driver, what was\n"
+          "measured, and nothing of the machine",
+          CLI_FLAG, &is_shared, NULL, 0, 0 },
     };
     const struct cli_usage usage = {
         .verb = "bench",
@@ -336,6 +348,10 @@ int cmd_bench(int argc, char **argv)
         return exit_code;
     if (bench.only && !bench_check_names(bench.only))
         return CLI_EXIT_USAGE;
+    if (is_shared && cli_is_json())
+        return cli_fail_usage("--share prints a row of a table; --json prints everything: give one of the two");
+    if (is_shared && !bench.only)
+        bench.only = bench_share_cases;
     bench.folder = folder && *folder ? folder : "/tmp";
     if (stall_watch_start(&stall, &error) < 0)
         return cli_fail(&error);
@@ -344,7 +360,7 @@ int cmd_bench(int argc, char **argv)
         char size[USK_SIZE_TEXT_MAX];
 
         bench_size(&bench, &info, bytes);
-        if (cli_is_json()) {
+        if (cli_is_json() || is_shared) {
             bench.results = json_array();
         } else {
             printf("%s, %s, %" PRIu64 " runs\n\n", info.name, usk_size_format(size, bench.bytes),
@@ -358,6 +374,6 @@ int cmd_bench(int argc, char **argv)
     bench_close(&bench);
     stall_ns = stall_watch_stop(&stall);
     if (bench.bytes)
-        bench_finish(&bench, &info, stall_ns);
+        bench_finish(&bench, &info, is_shared, stall_ns);
     return r < 0 ? CLI_EXIT_FAILED : CLI_EXIT_OK;
 }

@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/math.h"
 #include "base/size.h"
+#include "monitor/monitor.h"
 
 const char *const described_policies[] = { "cost", "lru", "clear-everything", NULL };
 
@@ -142,6 +143,28 @@ static void described_order(struct described *described)
     described->snapshot.turn = n + 1;
 }
 
+/*
+ * What this command's own context took, seen when it ends: nothing else says it before there is a context to ask
+ * through. It stays in use in the description, for whoever asks for a model has a context too; but it is nobody else's.
+ */
+static void described_close(struct described *described, struct unstick_device *dev, struct unstick_context *ctx,
+                            const char *uuid)
+{
+    uint64_t before_bytes, after_bytes;
+    struct usk_nvml *nvml = NULL;
+    bool is_known = *uuid && usk_nvml_open(NULL, &nvml, NULL) == UNSTICK_OK &&
+                    usk_nvml_used(nvml, uuid, &before_bytes, NULL) == UNSTICK_OK;
+
+    if (dev)
+        unstick_device_close(dev, NULL);
+    unstick_context_free(ctx);
+    if (is_known && usk_nvml_used(nvml, uuid, &after_bytes, NULL) == UNSTICK_OK && after_bytes < before_bytes) {
+        described->reading.sources |= UNSTICK_SOURCE_CONTEXT;
+        described->reading.context_bytes = before_bytes - after_bytes;
+    }
+    usk_nvml_close(nvml);
+}
+
 /* A device that exists: what it has, and what is in use on it. Nothing of ours outlives this. */
 static int described_open(struct described *described, const char *spec)
 {
@@ -161,9 +184,7 @@ static int described_open(struct described *described, const char *spec)
         described->reading.free_bytes = info.total_bytes - usk_min(info.total_bytes, info.used_bytes);
         described->snapshot.granule_bytes = info.granule_bytes;
     }
-    if (dev)
-        unstick_device_close(dev, NULL);
-    unstick_context_free(ctx);
+    described_close(described, dev, ctx, info.uuid);
     return r == UNSTICK_OK ? CLI_EXIT_OK : cli_fail(&error);
 }
 
@@ -197,7 +218,7 @@ static int described_take(struct described *described, const struct described_op
         return cli_fail_usage("the description holds %s, but only %s of %s are free", usk_size_format(wanted, taken),
                               usk_size_format(there, reading->free_bytes), options->device);
     reading->size = sizeof(*reading);
-    reading->sources = UNSTICK_SOURCE_DRIVER | UNSTICK_SOURCE_ACCOUNTS;
+    reading->sources |= UNSTICK_SOURCE_DRIVER | UNSTICK_SOURCE_ACCOUNTS;
     reading->taken_ns = DESCRIBED_NOW_NS;
     reading->free_bytes -= taken;
     reading->resident_bytes = cached;

@@ -8,7 +8,8 @@
 static int kernel_fail(const struct kernel *kernel, usk_cu_result result, const char *operation,
                        struct unstick_error *error)
 {
-    return usk_error_set(error, UNSTICK_DRIVER, result, operation, "a kernel beside the library failed: the driver said %s",
+    return usk_error_set(error, UNSTICK_DRIVER, result, operation,
+                         "a kernel beside the library failed: the driver said %s",
                          usk_cuda_result_name(kernel->driver, result));
 }
 

@@ -5,8 +5,9 @@
 #include "device/cuda/driver.h"
 
 /*
- * A kernel of somebody else, as a host program would launch it: on a stream of its own in the primary context, unseen by
- * the library. For measuring and testing what the library does beside it. One thread at a time; nothing stays current.
+ * A kernel of somebody else, as a host program would launch it: on a stream of its own in the primary context, unseen
+ * by the library. For measuring and testing what the library does beside it. One thread at a time; nothing stays
+ * current.
  */
 struct kernel {
     const struct usk_cuda_driver *driver;

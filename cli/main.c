@@ -29,10 +29,12 @@ static const struct {
     { "demo", "show the main job on made models, with or without a GPU", cmd_demo },
     { "doctor", "say what this machine can do and what to change", cmd_doctor },
     { "estimate", "say what a model will take on a device, from its files", cmd_estimate },
+    { "hibernate", "move all that a process holds on the GPUs into host memory", cmd_hibernate },
     { "plan", "say what would happen if a model were asked for now, and why", cmd_plan },
     { "replay", "run a sequence of model requests on a device, timed and verified", cmd_replay },
     { "synth", "write a FLUX-shaped checkpoint with made-up weights", cmd_synth },
     { "version", "print the version", cmd_version },
+    { "wake", "give a hibernated process back what it held", cmd_wake },
 };
 
 #define N_VERBS (sizeof(verbs) / sizeof(verbs[0]))

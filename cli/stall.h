@@ -10,8 +10,9 @@
 #include <unstick/status.h>
 
 /*
- * What the machine itself keeps a thread waiting for: a thread that does nothing but sleep notes how much too late it was
- * woken at worst. Virtual machines stop for tens of milliseconds now and then; a step that was stopped looks long, too.
+ * What the machine itself keeps a thread waiting for: a thread that does nothing but sleep notes how much too late it
+ * was woken at worst. Virtual machines stop for tens of milliseconds now and then; a step that was stopped looks long,
+ * too.
  */
 struct stall_watch {
     pthread_t thread;

@@ -3,6 +3,9 @@
  * The state directory. A reader sees the file as one writer left it: it is replaced by rename(), complete and on disk.
  * Writers queue on a lock file of its own, because the file itself is another one after every write. A file that cannot
  * be read is evidence and perhaps the only copy: it is moved aside, to a name that is free, and never overwritten.
+ *
+ * Where others may write in the directory nothing is written: what they put there under our names, links above all,
+ * would be followed with our rights.
  */
 #include "state.h"
 
@@ -56,6 +59,20 @@ static int state_make_folder(char *folder, struct unstick_error *error)
     return UNSTICK_OK;
 }
 
+static int state_check_folder(const char *folder, struct unstick_error *error)
+{
+    struct stat st;
+
+    if (stat(folder, &st) < 0)
+        return usk_error_errno(error, errno, "stat", "cannot look at %s", folder);
+    if (st.st_uid != geteuid() || (st.st_mode & (S_IWGRP | S_IWOTH)))
+        return usk_error_set(error, UNSTICK_IO, EPERM, "stat",
+                             "%s belongs to another user or others may write there (owner %u, mode %o): nothing is "
+                             "written; have it be yours alone, or point XDG_STATE_HOME elsewhere",
+                             folder, (unsigned int)st.st_uid, (unsigned int)st.st_mode & 07777);
+    return UNSTICK_OK;
+}
+
 static int state_lock(const char *folder, int *ret_fd, struct unstick_error *error)
 {
     USK_CLEANUP(usk_freep) char *path = usk_model_path_join(folder, "peaks.lock");
@@ -63,7 +80,10 @@ static int state_lock(const char *folder, int *ret_fd, struct unstick_error *err
 
     if (!path)
         return state_no_memory(error);
-    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    r = state_check_folder(folder, error);
+    if (r < 0)
+        return r;
+    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
     if (fd < 0)
         return usk_error_errno(error, errno, "open", "cannot open %s", path);
     do {
@@ -153,17 +173,19 @@ int cli_state_read_peaks(struct unstick_peaks **ret_peaks, struct unstick_error 
     return state_load(path, ret_peaks, error);
 }
 
+/* Under the lock: one name is enough, and what a writer that was killed left under it goes here. */
 static int state_write(const char *path, const char *text, size_t length, struct unstick_error *error)
 {
     size_t size = strlen(path) + 8;
     USK_CLEANUP(usk_freep) char *made = malloc(size);
-    const char *operation = "mkostemp";
+    const char *operation = "open";
     int fd, native = 0;
 
     if (!made)
         return state_no_memory(error);
-    snprintf(made, size, "%s.XXXXXX", path);
-    fd = mkostemp(made, O_CLOEXEC); /* with mode 0600 */
+    snprintf(made, size, "%s.new", path);
+    unlink(made);
+    fd = open(made, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return usk_error_errno(error, errno, operation, "cannot write beside %s", path);
     for (size_t at = 0; at < length && !native;) {

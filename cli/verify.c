@@ -105,13 +105,12 @@ int verify_component(const char *key, const struct unstick_component *component,
 static int warm_file(const char *path, unsigned char *buffer, struct unstick_error *error)
 {
     USK_CLEANUP(usk_closep) int fd = -1;
-    ssize_t n;
     int r;
 
     r = usk_os_file_open(path, &fd, error);
     if (r < 0)
         return r;
-    while ((n = read(fd, buffer, VERIFY_CHUNK_BYTES)) > 0) {
+    while (read(fd, buffer, VERIFY_CHUNK_BYTES) > 0) {
         if (cli_is_interrupted())
             return cli_error_interrupted(error);
     }

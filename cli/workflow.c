@@ -35,6 +35,7 @@ struct workflow {
     struct unstick_snapshot_component **components; /* one array per model */
     struct unstick_victim *victims;
     size_t n_components;
+    struct unstick_rival rival;
     uint64_t *bytes; /* per model */
     size_t *order;   /* models as they are first asked for; ends with SIZE_MAX */
     struct unstick_snapshot snapshot;
@@ -72,6 +73,7 @@ static void workflow_fini(struct workflow *workflow)
     free(workflow->components);
     free(workflow->entries);
     free(workflow->victims);
+    free(workflow->rival.lru_bytes);
     free(workflow->bytes);
     free(workflow->order);
     workload_fini(&workflow->workload);
@@ -147,7 +149,8 @@ static int workflow_init(struct workflow *workflow, const char *path, struct uns
             return r;
     }
     workflow->victims = calloc(workflow->n_components + 1, sizeof(*workflow->victims));
-    if (!workflow->victims)
+    workflow->rival.lru_bytes = calloc(workflow->n_components + 1, sizeof(*workflow->rival.lru_bytes));
+    if (!workflow->victims || !workflow->rival.lru_bytes)
         return workflow_no_memory(error);
     workflow_group(workflow);
     return UNSTICK_OK;
@@ -168,6 +171,9 @@ static void workflow_reset(struct workflow *workflow, const struct unstick_snaps
     workflow->snapshot.reading = &workflow->reading;
     workflow->snapshot.entries = workflow->entries;
     workflow->snapshot.n_entries = workflow->workload.n_models;
+    workflow->rival = (struct unstick_rival){ .lru_bytes = workflow->rival.lru_bytes };
+    memset(workflow->rival.lru_bytes, 0, workflow->n_components * sizeof(*workflow->rival.lru_bytes));
+    workflow->snapshot.rival = &workflow->rival;
 }
 
 static void workflow_apply(struct workflow *workflow, size_t model, const struct unstick_plan *plan)
@@ -203,6 +209,7 @@ static void play_step(struct play *play, struct workflow *workflow, size_t reque
         memcpy(play->reason, plan.reason, sizeof(play->reason));
         return;
     }
+    unstick_rival_note(&workflow->snapshot, &demand, &plan);
     /* What does not fit is said, and the rest goes on without it. */
     if (plan.verdict == UNSTICK_VERDICT_REFUSED)
         plan.missing_bytes = 0;

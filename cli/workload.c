@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "described.h"
 
 #define WORKLOAD_MAX_MODELS 1024
 #define WORKLOAD_MAX_REQUESTS 1000000
@@ -48,10 +49,25 @@ static const struct workload_model *workload_find(const struct workload *workloa
     return NULL;
 }
 
+/*
+ * The key in the one spelling that the cache and its figures have: "x_nf4" is "x_4-bit". What ends in no quantization
+ * that is known stays as it is spelled.
+ */
+static char *workload_key(const char *id, const char *quantization)
+{
+    char key[UNSTICK_KEY_MAX], *spelled = NULL;
+    enum unstick_quantization known;
+
+    if (asprintf(&spelled, "%s%s%s", id, quantization ? "_" : "", quantization ? quantization : "") < 0)
+        return NULL;
+    if (described_key(spelled, key, &known, NULL) < 0)
+        return spelled;
+    free(spelled);
+    return strdup(key);
+}
+
 static void model_fini(struct workload_model *model)
 {
-    free(model->id);
-    free(model->quantization);
     free(model->key);
     free(model->path);
 }
@@ -59,14 +75,10 @@ static void model_fini(struct workload_model *model)
 int workload_add_model(struct workload *workload, const char *id, const char *quantization, const char *path,
                        struct unstick_error *error)
 {
-    struct workload_model model = { .id = strdup(id),
-                                    .quantization = strdup(quantization),
-                                    .path = strdup(path) };
+    struct workload_model model = { .key = workload_key(id, quantization), .path = strdup(path) };
     const struct workload_model *same;
 
-    if (!model.id || !model.quantization || !model.path ||
-        asprintf(&model.key, "%s_%s", id, quantization) < 0) {
-        model.key = NULL;
+    if (!model.key || !model.path) {
         model_fini(&model);
         return workload_no_memory(error);
     }
@@ -101,9 +113,13 @@ static void workload_list_keys(const struct workload *workload, char *text, size
 
 int workload_add_request(struct workload *workload, const char *key, struct unstick_error *error)
 {
-    const struct workload_model *model = workload_find(workload, key);
+    USK_CLEANUP(usk_freep) char *canonical = workload_key(key, NULL);
+    const struct workload_model *model;
     char known[200];
 
+    if (!canonical)
+        return workload_no_memory(error);
+    model = workload_find(workload, canonical);
     if (!model) {
         workload_list_keys(workload, known, sizeof(known));
         return usk_error_set(

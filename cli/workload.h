@@ -10,9 +10,7 @@
 
 /* A sequence of requests for models, as a file describes it. All strings are owned. */
 struct workload_model {
-    char *id;
-    char *quantization;
-    char *key;  /* id, underscore, quantization */
+    char *key;  /* id, underscore, quantization, in the one spelling that keys have */
     char *path; /* a relative one was taken from the workload's folder */
 };
 

@@ -2,7 +2,8 @@
 """What no file of the project may contain; one line per fault.
 
 The library never exits, aborts, prints or reads the environment, and uses nothing that keeps hidden state. No file
-names a place on a developer's machine, leaves a note to finish later, or lacks its license line.
+names a place on a developer's machine, leaves a note to finish later, or lacks its license line. No line but one of a
+table in Markdown is longer than 120 columns.
 """
 import pathlib
 import re
@@ -17,6 +18,7 @@ FOREIGN_PATH = re.compile(r'(?<![\w.])/(home|root|work|Users)/\w')
 UNFINISHED = re.compile(r'\b(TO' + r'DO|FIX' + r'ME|XX' + r'X)\b')
 FOLDERS = ('src', 'include', 'cli', 'python', 'test', 'examples', 'fuzz', 'docs', 'bench', 'integrations', '.ci')
 CODE = ('.c', '.h', '.in', '.py', '.pyi', '.sh', '.map')
+LINE_MAX = 120
 TEXT = (*CODE, '.toml', '.md', '.1', '.bash', '.build', '')
 
 root = pathlib.Path(sys.argv[1])
@@ -42,6 +44,8 @@ def check(path):
             faults.append(f'{name}:{number}: unfinished: {line.strip()}')
         if FOREIGN_PATH.search(line):
             faults.append(f'{name}:{number}: names a place on one machine: {line.strip()}')
+        if len(line) > LINE_MAX and not (path.suffix == '.md' and line.startswith('|')):
+            faults.append(f'{name}:{number}: {len(line)} columns, {LINE_MAX} are allowed')
         if line != line.rstrip():
             faults.append(f'{name}:{number}: white space at the end')
         if path.suffix in ('.c', '.h') and '\t' in line:

@@ -14,7 +14,8 @@ root = pathlib.Path(sys.argv[1])
 order = re.findall(r"^subdir\('(\w+)'\)", (root / 'src/meson.build').read_text(), re.M)
 faults = []
 
-for path in sorted(p for top in ('src', 'include', 'cli', 'python', 'examples', 'test', 'fuzz') for p in (root / top).rglob('*.[ch]')):
+tops = ('src', 'include', 'cli', 'python', 'examples', 'test', 'fuzz')
+for path in sorted(p for top in tops for p in (root / top).rglob('*.[ch]')):
     here = path.relative_to(root).parts
     for number, line in enumerate(path.read_text().splitlines(), 1):
         quoted = re.match(r'\s*#\s*include\s*"([^"]+)"', line)

@@ -12,7 +12,8 @@ for path in sys.argv[2:]:
     text = subprocess.run(['readelf', '-W', '-d', '-V', path], check=True, capture_output=True, text=True).stdout
     needed = set(re.findall(r'\(NEEDED\)[^\[]*\[([^\]]+)\]', text))
     # Its own library beside the program and the loader of the system are not needs.
-    faults += [f'{path} needs {name}' for name in sorted(needed - ALLOWED) if not name.startswith(('ld-', 'libunstick'))]
+    faults += [f'{path} needs {name}' for name in sorted(needed - ALLOWED)
+               if not name.startswith(('ld-', 'libunstick'))]
     if 'libc.so.6' not in needed:
         faults.append(f'{path}: readelf says nothing of what it needs')
     for version in sorted(set(re.findall(r'Name: GLIBC_([0-9.]+)', text))):

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How well victims are chosen: `bench-victims [--all]`.
+ * How well victims are chosen: `bench-victims [--all] [--requests N]`.
  *
  * Runs unstick_decide() over made-up traces in a simulated device: what a plan evicts leaves, what is missing is
  * restored at the speed of its tier. Three policies of the library are compared with each other and with one that
@@ -9,6 +9,9 @@
  *
  * A share of the models is backed by pageable memory, which comes back eight times slower; with a share of 0 only the
  * guess who is asked for next makes a difference.
+ *
+ * The policy by cost is played with the account of what LRU would have paid (unstick_rival), as the cache keeps it, and
+ * without: "guess alone".
  *
  * Even seeds were looked at while the policy was tuned, odd ones were not; the table has the odd ones only, --all adds
  * the even ones for comparison.
@@ -26,12 +29,14 @@
 #define GIB (UINT64_C(1) << 30)
 #define MODELS_MAX 10
 #define COMPONENTS 3
-#define REQUESTS 600
+#define REQUESTS_MAX 600
 #define SEEDS 40
 
-enum player { PLAYER_COST, PLAYER_LRU, PLAYER_CLEAR, PLAYER_OFFLINE, PLAYERS };
+enum player { PLAYER_COST, PLAYER_GUESS, PLAYER_LRU, PLAYER_CLEAR, PLAYER_OFFLINE, PLAYERS };
 
-static const char *const player_names[] = { "cost", "LRU", "clear-everything", "offline" };
+static size_t n_requests = REQUESTS_MAX;
+
+static const char *const player_names[] = { "cost", "guess alone", "LRU", "clear-everything", "offline" };
 
 /* Tenths of a GiB: transformer, text encoder, VAE; of FLUX, SDXL, SD3, PixArt and language models as they are used. */
 static const unsigned int shapes[][COMPONENTS] = {
@@ -53,7 +58,9 @@ struct world {
     struct unstick_snapshot_entry entries[MODELS_MAX];
     struct unstick_snapshot snapshot;
     char keys[MODELS_MAX][16];
-    size_t requests[REQUESTS];
+    size_t requests[REQUESTS_MAX];
+    uint64_t lru_bytes[MODELS_MAX * COMPONENTS];
+    struct unstick_rival rival;
 };
 
 static const uint64_t rates[4] = {
@@ -90,12 +97,14 @@ static void world_make(struct world *world, enum trace_kind kind, uint64_t seed,
     world->capacity_bytes = (uint64_t)((0.35 + 0.5 * trace_uniform(&state)) * (double)total);
     if (world->capacity_bytes < largest)
         world->capacity_bytes = largest;
-    trace_make(kind, &state, world->n_models, world->requests, REQUESTS);
+    trace_make(kind, &state, world->n_models, world->requests, n_requests);
     world->reading = (struct unstick_reading){ .size = sizeof(world->reading), .sources = UNSTICK_SOURCE_DRIVER };
     world->snapshot = (struct unstick_snapshot){ .size = sizeof(world->snapshot),
                                                  .reading = &world->reading,
                                                  .entries = world->entries,
-                                                 .n_entries = world->n_models };
+                                                 .n_entries = world->n_models,
+                                                 .rival = &world->rival };
+    world->rival.lru_bytes = world->lru_bytes;
     memcpy(world->snapshot.rates, rates, sizeof(rates));
 }
 
@@ -120,13 +129,14 @@ static void world_evict_by_plan(struct world *world, size_t model)
         fprintf(stderr, "bench-victims: %s\n", plan.reason);
         exit(1);
     }
+    unstick_rival_note(&world->snapshot, &demand, &plan);
     for (size_t i = 0; i < plan.n_victims; i++)
         world->components[victims[i].entry][victims[i].component].resident_bytes -= victims[i].bytes;
 }
 
 static size_t trace_next(const struct world *world, size_t model, size_t from)
 {
-    while (from < REQUESTS && world->requests[from] != model)
+    while (from < n_requests && world->requests[from] != model)
         from++;
     return from;
 }
@@ -139,7 +149,7 @@ static void world_evict_offline(struct world *world, size_t at, uint64_t bytes, 
     for (size_t i = 0; i < world->n_models; i++) {
         size_t next = trace_next(world, i, at + 1);
 
-        scores[i] = next == REQUESTS ? 0 : 1 / (double)(next - at);
+        scores[i] = next == n_requests ? 0 : 1 / (double)(next - at);
         if (by_cost)
             scores[i] /= (double)rates[world->components[i][0].tier];
     }
@@ -189,7 +199,9 @@ static struct tally world_run(enum trace_kind kind, uint64_t seed, double slow_s
     world.snapshot.policy = player == PLAYER_LRU     ? UNSTICK_POLICY_LRU
                             : player == PLAYER_CLEAR ? UNSTICK_POLICY_CLEAR_EVERYTHING
                                                      : UNSTICK_POLICY_COST;
-    for (size_t i = 0; i < REQUESTS; i++) {
+    if (player != PLAYER_COST)
+        world.snapshot.rival = NULL;
+    for (size_t i = 0; i < n_requests; i++) {
         size_t model = world.requests[i];
         struct tally moved;
         uint64_t missing = 0, free_bytes = world.capacity_bytes - world_resident(&world);
@@ -231,8 +243,7 @@ static struct tally player_run(enum trace_kind kind, uint64_t seed, double slow_
 
 struct result {
     struct tally sums[PLAYERS];
-    double worst; /* cost against LRU, the worst single trace */
-    uint64_t worst_seed;
+    double worst[PLAYERS]; /* against LRU, the worst single trace */
 };
 
 static struct result kind_run(enum trace_kind kind, uint64_t parity, double slow_share)
@@ -240,7 +251,7 @@ static struct result kind_run(enum trace_kind kind, uint64_t parity, double slow
     struct result result = { 0 };
 
     for (uint64_t seed = parity; seed < SEEDS; seed += 2) {
-        double ratio, stalls[PLAYERS];
+        double stalls[PLAYERS];
 
         for (size_t player = 0; player < PLAYERS; player++) {
             struct tally tally = player_run(kind, seed, slow_share, (enum player)player);
@@ -249,10 +260,10 @@ static struct result kind_run(enum trace_kind kind, uint64_t parity, double slow
             result.sums[player].stall_s += tally.stall_s;
             result.sums[player].moved_bytes += tally.moved_bytes;
         }
-        ratio = stalls[PLAYER_LRU] > 0 ? stalls[PLAYER_COST] / stalls[PLAYER_LRU] : 1;
-        if (ratio > result.worst) {
-            result.worst = ratio;
-            result.worst_seed = seed;
+        for (size_t player = 0; player < PLAYERS; player++) {
+            double ratio = stalls[PLAYER_LRU] > 0 ? stalls[player] / stalls[PLAYER_LRU] : 1;
+
+            result.worst[player] = ratio > result.worst[player] ? ratio : result.worst[player];
         }
     }
     return result;
@@ -263,19 +274,20 @@ static void result_print(const char *name, const struct result *result)
     printf("| %s |", name);
     for (size_t player = 0; player < PLAYERS; player++)
         printf(" %.0f s, %.1f TB |", result->sums[player].stall_s, (double)result->sums[player].moved_bytes / 1e12);
-    printf(" %.2f | %.3f |\n", result->sums[PLAYER_COST].stall_s / result->sums[PLAYER_LRU].stall_s, result->worst);
+    printf(" %.2f | %.3f | %.3f |\n", result->sums[PLAYER_COST].stall_s / result->sums[PLAYER_LRU].stall_s,
+           result->worst[PLAYER_COST], result->worst[PLAYER_GUESS]);
 }
 
 static void seeds_run(uint64_t parity, double slow_share)
 {
     struct result all = { 0 };
 
-    printf("%s seeds, %.0f %% of the models pageable, %d traces of %d requests per row: stall, bytes restored\n\n"
+    printf("%s seeds, %.0f %% of the models pageable, %d traces of %zu requests per row: stall, bytes restored\n\n"
            "| trace |",
-           parity ? "held-out" : "tuning", slow_share * 100, SEEDS / 2, REQUESTS);
+           parity ? "held-out" : "tuning", slow_share * 100, SEEDS / 2, n_requests);
     for (size_t player = 0; player < PLAYERS; player++)
         printf(" %s |", player_names[player]);
-    printf(" cost / LRU | worst single trace |\n|---|---|---|---|---|---|---|\n");
+    printf(" cost / LRU | worst trace, cost | guess |\n|---|---|---|---|---|---|---|---|---|\n");
     for (int kind = 0; kind < TRACE_KINDS; kind++) {
         struct result result = kind_run((enum trace_kind)kind, parity, slow_share);
 
@@ -283,31 +295,37 @@ static void seeds_run(uint64_t parity, double slow_share)
         for (size_t player = 0; player < PLAYERS; player++) {
             all.sums[player].stall_s += result.sums[player].stall_s;
             all.sums[player].moved_bytes += result.sums[player].moved_bytes;
+            if (result.worst[player] > all.worst[player])
+                all.worst[player] = result.worst[player];
         }
-        all.worst = result.worst > all.worst ? result.worst : all.worst;
     }
     result_print("all", &all);
     printf("\n");
 }
 
-/* A decision over 100 entries of 4 components, with a long list of victims. */
-static void decide_time(void)
+/*
+ * A decision over 100 entries of 4 components, with a long list of victims, chosen by cost or twice: LRU's after all.
+ */
+static void decide_time(bool is_twice)
 {
     enum { N = 100, PARTS = 4, RUNS = 20000, BATCH = 20 };
     static struct unstick_snapshot_component components[N][PARTS];
     static struct unstick_snapshot_entry entries[N];
     static struct unstick_victim victims[N * PARTS];
     static char keys[N][32];
+    static uint64_t lru_bytes[N * PARTS];
     static double batches[RUNS / BATCH];
     struct unstick_reading reading = { .size = sizeof(reading),
                                        .sources = UNSTICK_SOURCE_DRIVER,
                                        .total_bytes = 512 * GIB,
                                        .free_bytes = GIB };
+    struct unstick_rival rival = { .lru_bytes = lru_bytes, .paid_s = 100, .lru_s = is_twice ? 96.2 : 100 };
     struct unstick_snapshot snapshot = { .size = sizeof(snapshot),
                                          .reading = &reading,
                                          .entries = entries,
                                          .n_entries = N,
-                                         .turn = 1000 };
+                                         .turn = 1000,
+                                         .rival = &rival };
     struct unstick_demand demand = { .size = sizeof(demand), .key = "wanted_none", .required_bytes = 40 * GIB };
     struct unstick_plan plan = { .size = sizeof(plan), .victims = victims, .max_victims = N * PARTS };
     uint64_t state = 1;
@@ -320,11 +338,14 @@ static void decide_time(void)
                                                       .n_components = PARTS };
         for (uint64_t turn = trace_random(&state) % 50; turn < 1000; turn += 1 + trace_random(&state) % 50)
             unstick_reuse_note(&entries[i].reuse, turn);
-        for (size_t j = 0; j < PARTS; j++)
+        entries[i].last_used_ns = entries[i].reuse.last_turn * 1000000;
+        for (size_t j = 0; j < PARTS; j++) {
+            lru_bytes[i * PARTS + j] = trace_random(&state) % 2 * GIB;
             components[i][j] = (struct unstick_snapshot_component){ .name = "part",
                                                                     .bytes = GIB,
                                                                     .resident_bytes = GIB,
                                                                     .tier = UNSTICK_TIER_PINNED };
+        }
     }
     for (size_t i = 0; i < RUNS / BATCH; i++) {
         struct timespec start, end;
@@ -347,18 +368,34 @@ static void decide_time(void)
             break;
         }
     }
-    printf("decide over %d entries of %d components, %zu victims: median %.1f us, 99 %% below %.1f us\n", N, PARTS,
-           plan.n_victims, batches[n / 2] / 1e3, batches[n * 99 / 100] / 1e3);
+    printf("decide over %d entries of %d components, %zu victims%s: median %.1f us, 99 %% below %.1f us\n", N, PARTS,
+           plan.n_victims, is_twice ? " chosen twice" : "", batches[n / 2] / 1e3, batches[n * 99 / 100] / 1e3);
 }
 
 int main(int argc, char **argv)
 {
+    bool has_all = false;
+
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--requests") && i + 1 < argc)
+            n_requests = strtoul(argv[++i], NULL, 10);
+        else if (!strcmp(argv[i], "--all"))
+            has_all = true;
+        else
+            n_requests = 0;
+    }
+    if (!n_requests || n_requests > REQUESTS_MAX) {
+        fprintf(stderr, "usage: bench-victims [--all] [--requests N]; N: at most %d, which is the default\n",
+                REQUESTS_MAX);
+        return 2;
+    }
     seeds_run(1, 0.3);
     seeds_run(1, 0);
-    if (argc > 1 && !strcmp(argv[1], "--all")) {
+    if (has_all) {
         seeds_run(0, 0.3);
         seeds_run(0, 0);
     }
-    decide_time();
+    decide_time(false);
+    decide_time(true);
     return 0;
 }

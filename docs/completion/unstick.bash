@@ -2,7 +2,7 @@
 # bash completion for unstick(1)
 
 _unstick() {
-    local verbs='demo doctor estimate plan allocconf synth replay bench version help'
+    local verbs='demo doctor estimate plan allocconf synth replay bench hibernate wake version help'
     local options='' values=''
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} verb=${COMP_WORDS[1]-}
 
@@ -27,7 +27,8 @@ _unstick() {
         options+=' --allow-low-memory --workflow'
         ;;
     replay) options='--device --device-memory --host-memory --backup --granule --verify' ;;
-    bench) options='--device --size --granule --runs --only --dir' ;;
+    hibernate | wake) options='--state --timeout' ;;
+    bench) options='--device --size --granule --runs --only --dir --share' ;;
     esac
 
     case $before in
@@ -47,7 +48,7 @@ _unstick() {
         ;;
     --request | --bytes | --working | --cached | --torch-reserved | --torch-active | --torch-inactive-split | \
         --used-by-others | --max-wait | --device-memory | --host-memory | --granule | --size | --runs | --only | \
-        --scale | --seed | --torch | --resolution | --batch | --id | --record) return ;;
+        --scale | --seed | --timeout | --torch | --resolution | --batch | --id | --record) return ;;
     esac
 
     if [[ $values ]]; then

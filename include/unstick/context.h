@@ -39,7 +39,7 @@ typedef void (*unstick_log_fn)(void *userdata, enum unstick_log_level level, con
 struct unstick_context_options {
     size_t size;                     /**< sizeof(struct unstick_context_options) */
     uint64_t host_bytes;             /**< most host memory that backups may take; 0: from MemAvailable and the cgroup */
-    unsigned int n_threads;          /**< worker threads for file reads and pinning, 1 to 64; 0: chosen by the library */
+    unsigned int n_threads;          /**< worker threads for file reads and pinning, 1 to 64; 0: the library chooses */
     enum unstick_log_level log_level; /**< lines above this level are dropped */
     unstick_log_fn log;              /**< NULL: no log */
     void *log_userdata;              /**< handed to log */

@@ -30,7 +30,7 @@ struct unstick_device_info {
     char kind[16];           /**< "cuda" or "host" */
     char name[128];          /**< what the vendor calls it */
     char uuid[64];           /**< "GPU-...", or empty */
-    int index;               /**< in the driver's order for this process, as torch and cudaSetDevice count; -1: no GPU */
+    int index;               /**< in the driver's order for this process, as torch and CUDA count; -1: no GPU */
     uint64_t total_bytes;    /**< the device's memory */
     uint64_t used_bytes;     /**< in use by anyone, as the device itself says */
     uint64_t limit_bytes;    /**< the limit in force; total_bytes if none was set */
@@ -59,7 +59,10 @@ UNSTICK_EXPORT int unstick_device_open(struct unstick_context *ctx, const char *
  */
 UNSTICK_EXPORT int unstick_device_close(struct unstick_device *dev, struct unstick_error *error);
 
-/** Reads the device and the accounts; one driver call. @return UNSTICK_OK, UNSTICK_DEVICE_LOST (accounts are still written). */
+/**
+ * Reads the device and the accounts; one driver call. @return UNSTICK_OK, UNSTICK_DEVICE_LOST (accounts are still
+ * written).
+ */
 UNSTICK_EXPORT int unstick_device_info(struct unstick_device *dev, struct unstick_device_info *info,
                                        struct unstick_error *error);
 

@@ -82,6 +82,20 @@ struct unstick_reuse {
 /** Notes a request in turn `turn` (not before reuse->last_turn). Any number of requests in one turn are one use. */
 UNSTICK_EXPORT void unstick_reuse_note(struct unstick_reuse *reuse, uint64_t turn);
 
+/**
+ * What "least recently used" would have cost so far, beside what was paid: an account of the caller's that
+ * UNSTICK_POLICY_COST looks at (unstick_snapshot.rival). While LRU would have been cheaper, LRU's choice is followed;
+ * so no sequence of requests costs much more than it would cost LRU. Zero-initialize; lru_bytes is the caller's array.
+ */
+struct unstick_rival {
+    uint64_t *lru_bytes; /**< of each component of the snapshot, entry by entry: what would be on the device if LRU had
+                              chosen every victim; 0 for what is new, or was evicted for another reason than a plan */
+    uint64_t room_bytes; /**< what models could take at the last decision; unstick_rival_note() keeps it */
+    uint64_t n_notes;    /**< requests noted */
+    double paid_s;       /**< seconds that bringing in took */
+    double lru_s;        /**< seconds that it would have taken */
+};
+
 /** One component of an entry: a region. */
 struct unstick_snapshot_component {
     const char *name;        /**< "transformer", "text_encoder_2", ... */
@@ -125,6 +139,7 @@ struct unstick_snapshot {
                                          free_bytes nor in any entry's resident_bytes */
     uint64_t host_pinned_bytes;     /**< host memory that new pinned backups may take */
     uint64_t host_pageable_bytes;   /**< host memory that new pageable backups may take; of the same budget */
+    struct unstick_rival *rival;    /**< for UNSTICK_POLICY_COST; NULL: the guess is not compared with anything */
 };
 
 /** Another quantization of the demanded model. */
@@ -196,7 +211,8 @@ struct unstick_victim {
     uint64_t n_granules;     /**< the same in granules, the last of which may be shorter */
     enum unstick_tier tier;  /**< where the contents will be; AUTO: given up (is_discard) */
     bool is_discard;         /**< contents are given up: changed load settings, or no host memory left and can_reload */
-    double score;            /**< seconds of expected stall per GiB, for the curious; victims come in ascending order */
+    double score;            /**< seconds of expected stall per GiB, or a rank while LRU is followed; victims come in
+                                  ascending order */
 };
 
 /** What else could be done. */
@@ -266,6 +282,14 @@ struct unstick_plan {
  */
 UNSTICK_EXPORT int unstick_decide(const struct unstick_snapshot *snapshot, const struct unstick_demand *demand,
                                   struct unstick_plan *plan);
+
+/**
+ * Notes in snapshot->rival that a plan is carried out; once per request, with the snapshot as the plan saw it. Nothing
+ * is noted without a rival, or for a plan that touches nothing and brings nothing (WAIT, REFUSED). A hit that was seen
+ * without a decision is noted with a plan of verdict HIT whose figures are 0, `entry` set.
+ */
+UNSTICK_EXPORT void unstick_rival_note(const struct unstick_snapshot *snapshot, const struct unstick_demand *demand,
+                                       const struct unstick_plan *plan);
 
 #ifdef __cplusplus
 }

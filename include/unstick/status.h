@@ -37,6 +37,8 @@ extern "C" {
     X(TIMED_OUT, -11, "timed out")                                                                           \
     X(HOST_BUDGET, -12, "host memory budget exhausted")                                                      \
     X(NO_SPACE, -13, "no space left on the file system")                                                     \
+    X(NOT_PERMITTED, -14, "not permitted")                                                                   \
+    X(WRONG_STATE, -15, "not possible in this state")                                                        \
     X(OUT_OF_DEVICE_MEMORY, -100, "out of device memory")                                                    \
     X(NOT_RESIDENT, -101, "contents are not on the device")                                                  \
     X(REVOKED, -102, "the region was revoked")                                                               \

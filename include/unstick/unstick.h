@@ -9,6 +9,7 @@
 #include <unstick/device.h>
 #include <unstick/estimate.h>
 #include <unstick/export.h>
+#include <unstick/hibernate.h>
 #include <unstick/key.h>
 #include <unstick/metrics.h>
 #include <unstick/model.h>

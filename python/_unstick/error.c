@@ -47,6 +47,8 @@ static PyObject *error_builtin(int status)
         return PyExc_MemoryError;
     case UNSTICK_TIMED_OUT:
         return PyExc_TimeoutError;
+    case UNSTICK_NOT_PERMITTED:
+        return PyExc_PermissionError;
     case UNSTICK_UNSUPPORTED:
         return PyExc_NotImplementedError;
     default:
@@ -120,7 +122,8 @@ PyObject *py_error_new(const struct unstick_error *error, const char *long_text)
                       error_put(exception, "status_name", error_text(unstick_status_name(error->status))) < 0 ||
                       error_put(exception, "native", PyLong_FromLong(error->native)) < 0 ||
                       error_put(exception, "required_bytes", PyLong_FromUnsignedLongLong(error->required_bytes)) < 0 ||
-                      error_put(exception, "available_bytes", PyLong_FromUnsignedLongLong(error->available_bytes)) < 0 ||
+                      error_put(exception, "available_bytes",
+                                PyLong_FromUnsignedLongLong(error->available_bytes)) < 0 ||
                       error_put(exception, "operation", error_text(error->operation)) < 0 ||
                       error_put(exception, "text", Py_NewRef(line)) < 0))
         Py_CLEAR(exception);

@@ -99,6 +99,11 @@ PyObject *py_memory_list(const struct py_region *region);
 uint64_t py_memory_n_live(const struct py_region *region);
 void py_memory_sweep(void);
 
+/* hibernate.c */
+PyObject *py_hibernate(PyObject *module, PyObject *args);
+PyObject *py_wake(PyObject *module, PyObject *args);
+PyObject *py_hibernate_state(PyObject *module, PyObject *args);
+
 /* instances.c */
 PyObject *py_instances(PyObject *module, PyObject *type);
 

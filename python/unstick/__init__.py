@@ -27,6 +27,7 @@ from ._unstick import (
     NoDeviceError,
     NoSpaceError,
     NotFoundError,
+    NotPermittedError,
     NotResidentError,
     OutOfDeviceMemoryError,
     OutOfHostMemoryError,
@@ -36,6 +37,7 @@ from ._unstick import (
     Task,
     TimedOutError,
     UnsupportedError,
+    WrongStateError,
     gpus,
     key,
     reading,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from .component import Component
     from .dismantling import dismantle
     from .heap import Chain, Cycle, Cycles, Holders, Step, cycles, holders
+    from .hibernation import Hibernation, hibernate, hibernate_state, wake
     from .loading import Loaded, stripped
     from .model import Model
     from .shared import forget_shared, shared, shared_caches
@@ -64,6 +67,7 @@ _LATER = {
     'Component': 'component',
     'Cycle': 'heap',
     'Cycles': 'heap',
+    'Hibernation': 'hibernation',
     'Holders': 'heap',
     'Loaded': 'loading',
     'Model': 'model',
@@ -73,12 +77,15 @@ _LATER = {
     'cycles': 'heap',
     'dismantle': 'dismantling',
     'forget_shared': 'shared',
+    'hibernate': 'hibernation',
+    'hibernate_state': 'hibernation',
     'holders': 'heap',
     'shared': 'shared',
     'shared_caches': 'shared',
     'stripped': 'loading',
+    'wake': 'hibernation',
 }
-_WITHOUT_TORCH = ('cache', 'heap', 'loading', 'shared', 'use')
+_WITHOUT_TORCH = ('cache', 'heap', 'hibernation', 'loading', 'shared', 'use')
 
 __all__ = [
     'AdoptError',
@@ -101,6 +108,7 @@ __all__ = [
     'Error',
     'EvictedError',
     'ForkedError',
+    'Hibernation',
     'Holders',
     'HostBudgetError',
     'InvalidArgumentError',
@@ -115,6 +123,7 @@ __all__ = [
     'NoDeviceError',
     'NoSpaceError',
     'NotFoundError',
+    'NotPermittedError',
     'NotResidentError',
     'OutOfDeviceMemoryError',
     'OutOfHostMemoryError',
@@ -126,6 +135,7 @@ __all__ = [
     'TimedOutError',
     'UnsupportedError',
     'Use',
+    'WrongStateError',
     '__version__',
     'adopt',
     'allocator',
@@ -133,6 +143,8 @@ __all__ = [
     'dismantle',
     'forget_shared',
     'gpus',
+    'hibernate',
+    'hibernate_state',
     'holders',
     'key',
     'reading',
@@ -140,6 +152,7 @@ __all__ = [
     'shared_caches',
     'stripped',
     'system',
+    'wake',
 ]
 
 

@@ -217,7 +217,7 @@ class Adopter:
         outside: dict[int, tuple[Component, walk.Found]] = {}
         regions = [(region.address, region.address + region.info()['bytes'], one)
                    for one in self.room.components for region in one.regions]  # fmt: skip
-        tables = walk.library_tables()
+        tables: dict[int, str] | None = None  # looked for when there is something to look up
         for name, component in components.items():
             assert component.module is not None
             is_busy = component.is_in_use  # no new call begins while this thread holds the room's lock
@@ -228,10 +228,12 @@ class Adopter:
                 reason = self._stays(component, found, regions)
                 if reason is None and is_busy:
                     reason = IN_USE
-                if reason is None and id(found.tensor) in tables:
-                    reason = f'a table of {tables[id(found.tensor)]} itself'
                 if reason == '':
                     continue
+                if reason is None:
+                    tables = walk.library_tables() if tables is None else tables
+                    if id(found.tensor) in tables:
+                        reason = f'a table of {tables[id(found.tensor)]} itself'
                 if reason is None:
                     outside[id(found.tensor)] = component, found
                 else:
@@ -243,6 +245,10 @@ class Adopter:
     ) -> str | None:
         """None: take it. '': it is where it should be, or has no bytes. Else why it stays outside."""
         tensor = found.tensor
+        owner = _owner_of(tensor, regions)  # of nearly all, at every eviction: before what takes longer
+        if owner is not None and not walk.is_odd_view(tensor):
+            component.need(owner)
+            return ''
         reason = walk.refusal(tensor)
         if reason:
             return reason
@@ -250,8 +256,6 @@ class Adopter:
             return ''
         if tensor.device != self.device:
             return f'on {tensor.device}'
-        address = tensor.untyped_storage().data_ptr()
-        owner = next((one for start, end, one in regions if start <= address < end), None)
         if owner is not None:
             component.need(owner)
             return ''
@@ -305,6 +309,18 @@ class Adopter:
             elif _overlaps(ranges, storage.data_ptr(), storage.nbytes()):
                 extra[storage._cdata] = Storage(storage, storage.data_ptr(), storage.nbytes(), [found])
         return list(extra.values())
+
+
+def _owner_of(tensor: torch.Tensor, regions: list[tuple[int, int, Component]]) -> Component | None:
+    """The component in whose region a tensor's storage begins."""
+    try:
+        address = tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # it has none, or none that may be asked for
+        return None
+    for start, end, component in regions:
+        if start <= address < end:
+            return component
+    return None
 
 
 def _overlaps(ranges: list[Group], address: int, nbytes: int) -> bool:

@@ -46,6 +46,8 @@ _BOOKKEEPING = frozenset({
 })  # fmt: skip
 
 
+_PLAIN = frozenset({torch.Tensor, nn.Parameter})
+
 _LIBRARIES = ('bitsandbytes', 'torchao', 'optimum')
 
 
@@ -99,9 +101,11 @@ def tensors(module: nn.Module) -> Iterator[Found]:
         prefix, part = todo.pop()
         dot = prefix + '.' if prefix else ''
         for name, parameter in part._parameters.items():
-            yield from _reach(dot + name, parameter, 'parameter', seen, todo)
+            if parameter is not None:
+                yield from _reach(dot + name, parameter, 'parameter', seen, todo)
         for name, buffer in part._buffers.items():
-            yield from _reach(dot + name, buffer, 'buffer', seen, todo)
+            if buffer is not None:
+                yield from _reach(dot + name, buffer, 'buffer', seen, todo)
         for name, value in part.__dict__.items():
             if name not in _BOOKKEEPING and type(value) not in _ATOMS:
                 yield from _reach(dot + name, value, 'state', seen, todo)
@@ -113,16 +117,22 @@ def _reach(
     todo = [(name, obj, kind)]
     while todo:
         name, obj, kind = todo.pop()
-        if type(obj) in _ATOMS or id(obj) in seen or isinstance(obj, _ENDS):
+        if type(obj) in _ATOMS or id(obj) in seen:
             continue
-        seen.add(id(obj))
         if isinstance(obj, torch.Tensor):
-            if is_traceable_wrapper_subclass(obj):
+            seen.add(id(obj))
+            if type(obj) not in _PLAIN and is_traceable_wrapper_subclass(obj):
                 todo += [(f'{name}.{inner}', getattr(obj, inner), kind) for inner in obj.__tensor_flatten__()[0]]
             else:
                 yield Found(name, kind, obj)
-            todo += [(f'{name}.{key}', value, 'state') for key, value in getattr(obj, '__dict__', {}).items()]
-        elif isinstance(obj, nn.Module):
+            own = getattr(obj, '__dict__', None)
+            if own:
+                todo += [(f'{name}.{key}', value, 'state') for key, value in own.items() if type(value) not in _ATOMS]
+            continue
+        if isinstance(obj, _ENDS):
+            continue
+        seen.add(id(obj))
+        if isinstance(obj, nn.Module):
             # One that its owner keeps in a plain list or attribute.
             modules += [(f'{name}.{below}' if below else name, part) for below, part in obj.named_modules()
                         if id(part) not in seen or part is obj]  # fmt: skip
@@ -132,7 +142,7 @@ def _reach(
         elif isinstance(obj, (list, tuple, set, frozenset)):
             todo += [(f'{name}[{index}]', value, 'state') for index, value in enumerate(obj)]
         elif not is_pipeline(obj):
-            todo += [(f'{name}.{key}', value, 'state') for key, value in _attributes(obj)]
+            todo += [(f'{name}.{key}', value, 'state') for key, value in _attributes(obj) if type(value) not in _ATOMS]
 
 
 def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
@@ -165,6 +175,11 @@ def library_tables() -> dict[int, str]:
             many = many if isinstance(value, (dict, list, tuple)) else (value,)
             tables.update((id(one), package) for one in many if issubclass(type(one), torch.Tensor))
     return tables
+
+
+def is_odd_view(tensor: torch.Tensor) -> bool:
+    """It reads other values than lie in its memory."""
+    return bool(tensor.is_conj() or tensor.is_neg())
 
 
 def refusal(tensor: torch.Tensor) -> str | None:

@@ -22,6 +22,24 @@ unsigned int usk_os_n_cpus(void);
 bool usk_os_is_forked(int pid);
 int usk_os_pid(void);
 
+/* Another process, or a thread of one. */
+struct usk_os_process {
+    int leader;          /* the process that it belongs to; the same number where it is one */
+    char name[32];       /* "?" if unknown; holds no line ends */
+    unsigned int users[3]; /* real, effective, saved */
+    bool has_ended;      /* its first thread has; the others need not have */
+    bool has_memory;     /* false: a kernel's own, or one that is on its way out */
+    bool is_in_our_cgroup; /* its memory counts against the same limits as ours */
+};
+
+/* UNSTICK_NOT_FOUND: there is none. */
+int usk_os_process_read(int pid, struct usk_os_process *ret_process, struct unstick_error *error);
+/* A descriptor that polls readable once the process has ended, however its number is used then; -1 if there is none. */
+int usk_os_process_watch(int pid);
+/* True once it has ended; fd as above, or -1: then by its number. */
+bool usk_os_process_has_ended(int pid, int fd);
+unsigned int usk_os_user(void);
+
 /* Events: a descriptor that polls readable from signal to drain. -1 is allowed for both and does nothing. */
 int usk_os_event_new(int *ret_fd, struct unstick_error *error);
 void usk_os_event_signal(int fd);
@@ -49,7 +67,8 @@ void usk_os_close(int fd);
 /* Reserves addresses without memory behind them: an access is a fault. */
 int usk_os_reserve(uint64_t bytes, uint64_t align, void **ret_address, struct unstick_error *error);
 /* Maps a range of shared memory over reserved addresses; is_writable as named. */
-int usk_os_map_shm(void *address, uint64_t bytes, int fd, uint64_t offset, bool is_writable, struct unstick_error *error);
+int usk_os_map_shm(void *address, uint64_t bytes, int fd, uint64_t offset, bool is_writable,
+                   struct unstick_error *error);
 /* Takes what is mapped there away and leaves reserved addresses. */
 int usk_os_unmap_to_reserve(void *address, uint64_t bytes, struct unstick_error *error);
 int usk_os_unmap(void *address, uint64_t bytes, struct unstick_error *error);
@@ -66,6 +85,7 @@ struct usk_file_id {
     uint64_t device, inode, bytes, modified_ns;
 };
 
+/* To be read. Anything but a regular file is UNSTICK_BAD_FORMAT, and is not waited for. */
 int usk_os_file_open(const char *path, int *ret_fd, struct unstick_error *error);
 int usk_os_file_id(int fd, struct usk_file_id *ret_id, struct unstick_error *error);
 /* Reads exactly `bytes`; a shorter file is UNSTICK_BAD_FORMAT. `path` is for the message. */

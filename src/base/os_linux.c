@@ -112,7 +112,8 @@ int usk_os_thread_new(pthread_t *ret_thread, void *(*run)(void *), void *userdat
     r = pthread_create(&thread, NULL, run, userdata);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (r)
-        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, r, "pthread_create", "cannot start the thread %s", name);
+        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, r, "pthread_create",
+                             "cannot start the thread %s", name);
     pthread_setname_np(thread, name);
     *ret_thread = thread;
     return UNSTICK_OK;
@@ -140,7 +141,8 @@ int usk_os_shm_fill(int fd, uint64_t offset, uint64_t bytes, struct unstick_erro
         r = fallocate(fd, 0, (off_t)offset, (off_t)bytes);
     } while (r < 0 && errno == EINTR);
     if (r < 0)
-        return usk_error_errno(error, errno, "fallocate", "cannot back %llu bytes with memory", (unsigned long long)bytes);
+        return usk_error_errno(error, errno, "fallocate", "cannot back %llu bytes with memory",
+                               (unsigned long long)bytes);
     return UNSTICK_OK;
 }
 
@@ -173,11 +175,12 @@ int usk_os_reserve(uint64_t bytes, uint64_t align, void **ret_address, struct un
     char *raw;
 
     if (!usk_add(bytes, align, &padded) || padded > (uint64_t)PTRDIFF_MAX)
-        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, ENOMEM, "mmap", "cannot reserve %llu bytes of addresses",
-                             (unsigned long long)bytes);
+        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, ENOMEM, "mmap",
+                             "cannot reserve %llu bytes of addresses", (unsigned long long)bytes);
     raw = mmap(NULL, padded, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (raw == MAP_FAILED)
-        return usk_error_errno(error, errno, "mmap", "cannot reserve %llu bytes of addresses", (unsigned long long)bytes);
+        return usk_error_errno(error, errno, "mmap", "cannot reserve %llu bytes of addresses",
+                               (unsigned long long)bytes);
 
     /* Cut off what the alignment does not need. */
     usk_align_up((uint64_t)(uintptr_t)raw, align, &aligned);
@@ -189,12 +192,14 @@ int usk_os_reserve(uint64_t bytes, uint64_t align, void **ret_address, struct un
     return UNSTICK_OK;
 }
 
-int usk_os_map_shm(void *address, uint64_t bytes, int fd, uint64_t offset, bool is_writable, struct unstick_error *error)
+int usk_os_map_shm(void *address, uint64_t bytes, int fd, uint64_t offset, bool is_writable,
+                   struct unstick_error *error)
 {
     int protection = is_writable ? PROT_READ | PROT_WRITE : PROT_READ;
 
     if (mmap(address, bytes, protection, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) == MAP_FAILED)
-        return usk_error_errno(error, errno, "mmap", "cannot map %llu bytes of shared memory", (unsigned long long)bytes);
+        return usk_error_errno(error, errno, "mmap", "cannot map %llu bytes of shared memory",
+                               (unsigned long long)bytes);
     /* A refusal only means that a child sees the mapping; it must not use it in any case. */
     madvise(address, bytes, MADV_DONTFORK);
     return UNSTICK_OK;
@@ -275,10 +280,16 @@ void usk_os_prefer_node(void *address, uint64_t bytes, int node)
 
 int usk_os_file_open(const char *path, int *ret_fd, struct unstick_error *error)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* A pipe that somebody put there must not be waited for. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat st;
 
     if (fd < 0)
         return usk_error_errno(error, errno, "open", "cannot open %s", path);
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+        close(fd);
+        return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "open", "%s is not a regular file", path);
+    }
     *ret_fd = fd;
     return UNSTICK_OK;
 }

@@ -29,6 +29,39 @@ void usk_cache_touch(struct unstick_cache *cache)
     usk_context_wake(cache->ctx);
 }
 
+void usk_cache_begin_end(struct unstick_cache *cache)
+{
+    cache->n_ending++;
+}
+
+void usk_cache_end(struct unstick_cache *cache)
+{
+    usk_cache_lock(cache);
+    cache->n_ending--;
+    usk_cache_touch(cache);
+    usk_cache_unlock(cache);
+}
+
+void usk_cache_publish_claims(struct unstick_cache *cache)
+{
+    uint64_t claimed = 0;
+
+    for (size_t i = 0; i < cache->n_entries; i++) {
+        const struct usk_entry *entry = cache->entries[i];
+
+        claimed += entry->loader ? entry->claim_bytes : 0;
+        for (size_t k = 0; k < entry->n_components; k++) {
+            const struct usk_component *component = entry->components[k];
+            uint64_t resident = usk_component_info(component).resident_bytes;
+            uint64_t future = usk_component_future(component, resident);
+
+            if (component->mover && !component->mover->has_sources)
+                claimed += future - usk_min(future, resident);
+        }
+    }
+    atomic_store(&cache->dev->claimed_bytes, claimed);
+}
+
 /* --- chores --- */
 
 /* [lock] */
@@ -50,6 +83,7 @@ static void chore_reap(struct unstick_cache *cache, struct usk_entry *entry, str
         usk_event_fail(cache, entry, component, status, now_ns);
     if (chore == USK_CHORE_EVICT && status == UNSTICK_OK) {
         entry->evict_ns = component->evict_ns;
+        component->lru_bytes = 0;
         cache->counts.n_evictions++;
     }
     usk_cache_touch(cache);

@@ -42,6 +42,7 @@ struct usk_component {
     bool has_no_backup;            /* lock: handed over, a backup is due */
     bool was_offered;              /* came with a demand, not from a load of the host */
     struct usk_component *next_gone; /* taken out, to be freed without the lock */
+    uint64_t lru_bytes;            /* lock: what would be resident if LRU had chosen the victims; unstick_rival */
     uint64_t last_used_ns;         /* lock, as all that follow */
     uint64_t load_ns, restore_ns, evict_ns;
 };
@@ -71,6 +72,7 @@ struct unstick_cache {
     pthread_mutex_t lock;
     struct usk_entry **entries;  /* lock: in order of their first request */
     size_t n_entries;
+    unsigned int n_ending;       /* lock: taken out of entries, and not freed yet */
     struct unstick_request *requests;   /* lock: all that were not freed */
     struct unstick_cache_lease *leases; /* lock */
     struct unstick_monitor *monitor;    /* who took it */
@@ -79,6 +81,7 @@ struct unstick_cache {
     uint64_t next_ticket;        /* lock */
     uint64_t turn;               /* lock */
     struct usk_entry *last_entry; /* lock: of the last request */
+    struct unstick_rival rival;  /* lock: its figures stand at the components */
     uint64_t rates[4];           /* lock: bytes/s, measured; see unstick_snapshot.rates */
     struct unstick_cache_event *events; /* lock: a ring */
     uint64_t n_events;           /* lock */
@@ -98,6 +101,11 @@ static inline void usk_cache_unlock(struct unstick_cache *cache)
 
 /* [lock] Something changed that a waiting request should look at. Wakes the context's descriptor. */
 void usk_cache_touch(struct unstick_cache *cache);
+/* [lock] What is taken out now holds memory until usk_cache_end(), which frees nothing but tells who waits for it. */
+void usk_cache_begin_end(struct unstick_cache *cache);
+void usk_cache_end(struct unstick_cache *cache);
+/* [lock] Tells the device what it is to keep for those who have nothing of their own to wait for. */
+void usk_cache_publish_claims(struct unstick_cache *cache);
 /* Chores and orphans, without a step of the context. */
 void usk_cache_tend(struct unstick_cache *cache, uint64_t now_ns);
 

@@ -65,12 +65,14 @@ struct usk_component *usk_entry_component(struct usk_entry *entry, const char *n
 
 bool usk_entry_add(struct usk_entry *entry, struct usk_component *component)
 {
-    struct usk_component **components = realloc(entry->components, (entry->n_components + 1) * sizeof(*components));
+    struct usk_component **components = realloc(entry->components, (entry->n_components + 1) * sizeof(struct usk_component *));
 
     if (!components)
         return false;
     entry->components = components;
     entry->components[entry->n_components++] = component;
+    /* It comes in whatever the policy is. */
+    component->lru_bytes = component->bytes;
     return true;
 }
 
@@ -83,7 +85,7 @@ void usk_entry_remove(struct usk_entry *entry, struct usk_component *component)
     if (i == entry->n_components)
         return;
     entry->n_components--;
-    memmove(&entry->components[i], &entry->components[i + 1], (entry->n_components - i) * sizeof(*entry->components));
+    memmove(&entry->components[i], &entry->components[i + 1], (entry->n_components - i) * sizeof(struct usk_component *));
 }
 
 /* One block: the layout, its extents, its paths, and their characters. */
@@ -202,68 +204,80 @@ uint64_t usk_component_future(const struct usk_component *component, uint64_t re
 
 /* --- what the host says about entries --- */
 
-static int entry_not_found(const char *key, const char *operation, struct unstick_error *error)
+/* The lock is held if it is there, and only then. */
+static int entry_lock(struct unstick_cache *cache, const char *key, const char *operation,
+                      struct usk_entry **ret_entry, struct unstick_error *error)
 {
-    return usk_error_set(error, UNSTICK_NOT_FOUND, 0, operation, "the cache has no entry %s", key ? key : "(null)");
+    struct usk_entry *entry;
+
+    if (usk_context_is_forked(cache->ctx))
+        return usk_context_fail_forked(error);
+    usk_cache_lock(cache);
+    entry = usk_entry_find(cache, key);
+    if (!entry) {
+        usk_cache_unlock(cache);
+        return usk_error_set(error, UNSTICK_NOT_FOUND, 0, operation, "the cache has no entry %s",
+                             key ? key : "(null)");
+    }
+    *ret_entry = entry;
+    return UNSTICK_OK;
+}
+
+static void entry_unlock(struct unstick_cache *cache)
+{
+    usk_cache_touch(cache);
+    usk_cache_unlock(cache);
 }
 
 int unstick_cache_pin(struct unstick_cache *cache, const char *key, bool is_pinned, struct unstick_error *error)
 {
     struct usk_entry *entry;
+    int r = entry_lock(cache, key, "unstick_cache_pin", &entry, error);
 
-    if (usk_context_is_forked(cache->ctx))
-        return usk_context_fail_forked(error);
-    usk_cache_lock(cache);
-    entry = usk_entry_find(cache, key);
-    if (entry)
-        entry->is_pinned = is_pinned;
-    usk_cache_touch(cache);
-    usk_cache_unlock(cache);
-    return entry ? UNSTICK_OK : entry_not_found(key, "unstick_cache_pin", error);
+    if (r < 0)
+        return r;
+    entry->is_pinned = is_pinned;
+    entry_unlock(cache);
+    return UNSTICK_OK;
 }
 
 int unstick_cache_set_idle(struct unstick_cache *cache, const char *key, uint64_t idle_ms, struct unstick_error *error)
 {
     struct usk_entry *entry;
+    int r = entry_lock(cache, key, "unstick_cache_set_idle", &entry, error);
 
-    if (usk_context_is_forked(cache->ctx))
-        return usk_context_fail_forked(error);
-    usk_cache_lock(cache);
-    entry = usk_entry_find(cache, key);
-    if (entry)
-        entry->idle_ms = idle_ms;
-    usk_cache_touch(cache);
-    usk_cache_unlock(cache);
-    return entry ? UNSTICK_OK : entry_not_found(key, "unstick_cache_set_idle", error);
+    if (r < 0)
+        return r;
+    entry->idle_ms = idle_ms;
+    entry_unlock(cache);
+    return UNSTICK_OK;
 }
 
 int unstick_cache_add(struct unstick_cache *cache, const char *key, const struct unstick_cache_component *given,
                       struct unstick_error *error)
 {
-    struct usk_component *component;
+    struct usk_component *component = NULL;
     struct usk_entry *entry;
-    bool is_busy = false, is_taken = false, is_added = false;
+    bool is_busy, is_taken, is_added;
     int r;
 
     if (usk_context_is_forked(cache->ctx))
         return usk_context_fail_forked(error);
     r = usk_component_new(cache, given, &component, error);
-    if (r < 0)
+    if (r < 0 || !component)
         return r;
-    usk_cache_lock(cache);
-    entry = usk_entry_find(cache, key);
-    if (entry) {
-        is_busy = entry->loader;
-        is_taken = usk_entry_component(entry, component->name);
-        is_added = !is_busy && !is_taken && usk_entry_add(entry, component);
-        usk_cache_touch(cache);
+    r = entry_lock(cache, key, "unstick_cache_add", &entry, error);
+    if (r < 0) {
+        usk_component_free(component);
+        return r;
     }
-    usk_cache_unlock(cache);
+    is_busy = entry->loader;
+    is_taken = usk_entry_component(entry, component->name);
+    is_added = !is_busy && !is_taken && usk_entry_add(entry, component);
+    entry_unlock(cache);
     if (is_added)
         return UNSTICK_OK;
     usk_component_free(component);
-    if (!entry)
-        return entry_not_found(key, "unstick_cache_add", error);
     if (is_busy)
         return usk_error_set(error, UNSTICK_BUSY, 0, "unstick_cache_add",
                              "a request brings %s; register the component with that request, or later", key);
@@ -275,25 +289,21 @@ int unstick_cache_add(struct unstick_cache *cache, const char *key, const struct
 
 int unstick_cache_remove(struct unstick_cache *cache, const char *key, const char *name, struct unstick_error *error)
 {
-    struct usk_component *component = NULL;
+    struct usk_component *component;
     struct usk_entry *entry;
     bool is_busy = false;
+    int r = entry_lock(cache, key, "unstick_cache_remove", &entry, error);
 
-    if (usk_context_is_forked(cache->ctx))
-        return usk_context_fail_forked(error);
-    usk_cache_lock(cache);
-    entry = usk_entry_find(cache, key);
-    if (entry && name)
-        component = usk_entry_component(entry, name);
-    if (component) {
+    if (r < 0)
+        return r;
+    component = name ? usk_entry_component(entry, name) : NULL;
+    if (component)
         is_busy = component->n_leases || component->mover || component->chore || component->adder;
-        if (!is_busy)
-            usk_entry_remove(entry, component);
-        usk_cache_touch(cache);
+    if (component && !is_busy) {
+        usk_entry_remove(entry, component);
+        usk_cache_begin_end(cache);
     }
-    usk_cache_unlock(cache);
-    if (!entry)
-        return entry_not_found(key, "unstick_cache_remove", error);
+    entry_unlock(cache);
     if (!component)
         return usk_error_set(error, UNSTICK_NOT_FOUND, 0, "unstick_cache_remove", "%s has no component %s", key,
                              name ? name : "(null)");
@@ -301,41 +311,38 @@ int unstick_cache_remove(struct unstick_cache *cache, const char *key, const cha
         return usk_error_set(error, UNSTICK_BUSY, 0, "unstick_cache_remove",
                              "%s of %s is in use by a lease, a request or a task; end those first", name, key);
     usk_component_free(component);
+    usk_cache_end(cache);
     return UNSTICK_OK;
 }
 
 int unstick_cache_drop(struct unstick_cache *cache, const char *key, struct unstick_error *error)
 {
     struct usk_entry *entry;
-    bool is_busy = false;
+    bool is_busy;
+    int r = entry_lock(cache, key, "unstick_cache_drop", &entry, error);
 
-    if (usk_context_is_forked(cache->ctx))
-        return usk_context_fail_forked(error);
-    usk_cache_lock(cache);
-    entry = usk_entry_find(cache, key);
-    if (entry) {
-        is_busy = entry->n_users;
-        for (size_t i = 0; i < entry->n_components; i++)
-            is_busy |= entry->components[i]->n_leases || entry->components[i]->mover || entry->components[i]->chore;
-    }
-    if (entry && !is_busy) {
+    if (r < 0)
+        return r;
+    is_busy = entry->n_users;
+    for (size_t i = 0; i < entry->n_components; i++)
+        is_busy |= entry->components[i]->n_leases || entry->components[i]->mover || entry->components[i]->chore;
+    if (!is_busy) {
         size_t i = 0;
 
         while (cache->entries[i] != entry)
             i++;
         cache->n_entries--;
-        memmove(&cache->entries[i], &cache->entries[i + 1], (cache->n_entries - i) * sizeof(*cache->entries));
+        memmove(&cache->entries[i], &cache->entries[i + 1], (cache->n_entries - i) * sizeof(struct usk_entry *));
         if (cache->last_entry == entry)
             cache->last_entry = NULL;
+        usk_cache_begin_end(cache);
         usk_event_add(cache, UNSTICK_EVENT_DROP, entry, NULL, 0);
-        usk_cache_touch(cache);
     }
-    usk_cache_unlock(cache);
-    if (!entry)
-        return entry_not_found(key, "unstick_cache_drop", error);
+    entry_unlock(cache);
     if (is_busy)
         return usk_error_set(error, UNSTICK_BUSY, 0, "unstick_cache_drop",
                              "%s is in use by a lease, a request or a task; end those first", key);
     usk_entry_free(entry);
+    usk_cache_end(cache);
     return UNSTICK_OK;
 }

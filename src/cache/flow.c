@@ -170,12 +170,14 @@ bool usk_request_is_there(const struct unstick_request *request)
     struct usk_entry *entry = request->entry;
     size_t n_wanted = 0;
 
-    if (strcmp(entry->fingerprint, request->fingerprint))
+    if (strcmp(entry->fingerprint, request->fingerprint) != 0)
         return false;
     for (size_t i = 0; i < entry->n_components; i++) {
         if (!usk_request_wants(request, entry->components[i]->name))
             continue;
-        if (!usk_component_is_there(entry->components[i]))
+        /* What another request's host has loaded so far goes again if the rest of it fails. */
+        if (!usk_component_is_there(entry->components[i]) ||
+            (entry->components[i]->adder && entry->components[i]->adder != request))
             return false;
         n_wanted++;
     }
@@ -212,8 +214,10 @@ static enum look flow_look_locked(struct unstick_request *request)
 {
     struct usk_entry *entry = request->entry;
 
-    if (request->kind != USK_REQUEST_EVICT && usk_request_is_there(request))
+    if (request->kind != USK_REQUEST_EVICT && usk_request_is_there(request)) {
+        usk_request_note_hit(request);
         return LOOK_HIT;
+    }
     if (entry->loader && entry->loader != request)
         return flow_block(request, UNSTICK_WAIT_LOADING);
     /* That ends by itself, and soon: even who never waits for memory waits for it. */
@@ -271,8 +275,10 @@ static enum usk_request_phase plan_reclaim_first(struct unstick_request *request
 /* [lock] */
 static void flow_move(struct unstick_request *request)
 {
-    int r = usk_moves_mark(request);
+    int r;
 
+    usk_request_note_plan(request);
+    r = usk_moves_mark(request);
     request->phase = USK_REQUEST_LEAVE;
     if (r < 0)
         usk_flow_fail(request, r);
@@ -283,6 +289,8 @@ static bool flow_is_unsettled(const struct unstick_request *request, bool has_to
 {
     const struct unstick_cache *cache = request->cache;
 
+    if (cache->n_ending)
+        return true;
     for (size_t i = 0; i < cache->n_entries; i++) {
         const struct usk_entry *entry = cache->entries[i];
 
@@ -388,6 +396,22 @@ static void flow_decide_eviction(struct unstick_request *request)
         usk_flow_fail(request, r);
 }
 
+static void flow_submit(struct unstick_request *request)
+{
+    int r = usk_moves_submit(request);
+
+    if (r < 0)
+        usk_flow_fail(request, r);
+}
+
+static void flow_recover(struct unstick_request *request)
+{
+    int r = usk_recover_begin(request);
+
+    if (r < 0)
+        usk_flow_fail(request, r);
+}
+
 static bool flow_decide(struct unstick_request *request)
 {
     struct unstick_cache *cache = request->cache;
@@ -415,18 +439,12 @@ static bool flow_decide(struct unstick_request *request)
     usk_cache_unlock(cache);
     if (request->failure == UNSTICK_PENDING)
         request->failure = usk_failure_refuse(request);
-    if (request->phase == USK_REQUEST_RECLAIM) {
-        r = usk_recover_begin(request);
-        if (r < 0)
-            usk_flow_fail(request, r);
-    } else if (request->phase != USK_REQUEST_WAIT) {
+    if (request->phase == USK_REQUEST_RECLAIM)
+        flow_recover(request);
+    else if (request->phase != USK_REQUEST_WAIT)
         usk_flow_stop_waiting(request);
-    }
-    if (request->phase == USK_REQUEST_LEAVE) {
-        r = usk_moves_submit(request);
-        if (r < 0)
-            usk_flow_fail(request, r);
-    }
+    if (request->phase == USK_REQUEST_LEAVE)
+        flow_submit(request);
     return true;
 }
 
@@ -444,7 +462,6 @@ static bool flow_reclaim(struct unstick_request *request, struct unstick_request
 static bool flow_leave(struct unstick_request *request, struct unstick_request_action *ret_action)
 {
     bool is_over = usk_moves_poll(request), is_overlapping = usk_moves_may_overlap(request);
-    int r;
 
     if (request->failure || usk_flow_is_canceled(request)) {
         request->phase = USK_REQUEST_STOP;
@@ -462,9 +479,7 @@ static bool flow_leave(struct unstick_request *request, struct unstick_request_a
         usk_moves_settle_leaving(request);
         usk_moves_finish(request, true);
         request->phase = USK_REQUEST_RECLAIM;
-        r = usk_recover_begin(request);
-        if (r < 0)
-            usk_flow_fail(request, r);
+        flow_recover(request);
         return true;
     }
     if (is_overlapping) {
@@ -475,11 +490,8 @@ static bool flow_leave(struct unstick_request *request, struct unstick_request_a
     request->phase = request->is_for_host ? USK_REQUEST_HOST : USK_REQUEST_ARRIVE;
     if (request->failure)
         request->phase = USK_REQUEST_STOP;
-    if (request->phase == USK_REQUEST_ARRIVE) {
-        r = usk_moves_submit(request);
-        if (r < 0)
-            usk_flow_fail(request, r);
-    }
+    if (request->phase == USK_REQUEST_ARRIVE)
+        flow_submit(request);
     return true;
 }
 
@@ -505,23 +517,24 @@ static bool flow_host(struct unstick_request *request, struct unstick_request_ac
     request->has_host_loaded = true;
     usk_cache_lock(cache);
     request->is_loading = false;
-    /* What the host took is on the device now, and counted there. */
-    request->entry->claim_bytes = request->demand.working_bytes;
     usk_cache_unlock(cache);
     if (request->failure || usk_flow_is_canceled(request)) {
         request->phase = USK_REQUEST_STOP;
         return true;
     }
     usk_cache_lock(cache);
+    /* What the host took is on the device now, and counted there; what it only registered is marked, and so claimed. */
     r = usk_moves_mark_added(request);
+    request->entry->claim_bytes = request->demand.working_bytes;
+    usk_cache_publish_claims(cache);
     usk_event_add(cache, UNSTICK_EVENT_LOAD, request->entry, NULL, request->now_ns)->ns =
         request->now_ns - request->host_started_ns;
     usk_cache_unlock(cache);
     request->result.load_ns += request->now_ns - request->host_started_ns;
     request->phase = USK_REQUEST_ARRIVE;
     if (r == UNSTICK_OK)
-        r = usk_moves_submit(request);
-    if (r < 0)
+        flow_submit(request);
+    else
         usk_flow_fail(request, r);
     return true;
 }

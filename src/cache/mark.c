@@ -280,6 +280,8 @@ int usk_moves_mark(struct unstick_request *request)
     r = moves_mark_victims(request);
     if (r == UNSTICK_OK && !request->is_stale)
         r = usk_moves_mark_arrivals(request);
+    request->has_sources = request->n_leaving && usk_moves_may_overlap(request);
+    usk_cache_publish_claims(request->cache);
     return r;
 }
 
@@ -292,6 +294,7 @@ int usk_moves_mark_eviction(struct unstick_request *request)
     for (size_t i = 0; r == UNSTICK_OK && i < request->entry->n_components; i++) {
         struct usk_component *component = request->entry->components[i];
 
+        component->lru_bytes = 0;
         if (usk_component_info(component).resident_bytes)
             r = moves_add_leaving(request, USK_MOVE_LEAVE, request->entry, component, 0);
     }

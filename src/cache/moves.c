@@ -228,12 +228,16 @@ static void move_end(struct unstick_request *request, struct usk_move *move)
         /* Half given up is given up: what is left of it would come back with holes. */
         broken = move->component->region;
         move->component->region = NULL;
+        usk_cache_begin_end(cache);
     }
     if (move->kind != USK_MOVE_ARRIVE && !(request->is_stale && move->entry == request->entry))
         move_unmark(request, move);
     usk_cache_touch(cache);
     usk_cache_unlock(cache);
-    unstick_region_unref(broken);
+    if (broken) {
+        unstick_region_unref(broken);
+        usk_cache_end(cache);
+    }
     if (status < 0 && (!request->failure || (request->failure == UNSTICK_CANCELED && status != UNSTICK_CANCELED &&
                                              !atomic_load(&request->is_canceled)))) {
         request->failure = status;
@@ -295,10 +299,12 @@ void usk_moves_settle_leaving(struct unstick_request *request)
     request->n_leaving = request->n_submitted = request->n_moves;
     request->is_stale = false;
     request->failure = usk_moves_mark_arrivals(request);
+    usk_cache_begin_end(cache);
     usk_cache_unlock(cache);
     for (size_t i = 0; i < n_gone; i++)
         usk_component_free(gone[i]);
     free(gone);
+    usk_cache_end(cache);
 }
 
 bool usk_moves_undo(struct unstick_request *request)
@@ -381,12 +387,19 @@ void usk_moves_finish(struct unstick_request *request, bool is_lost)
         entry->claim_bytes = 0;
         request->is_loader = false;
     }
+    request->has_sources = false;
+    usk_cache_publish_claims(cache);
+    if (gone)
+        usk_cache_begin_end(cache);
     usk_cache_touch(cache);
     usk_cache_unlock(cache);
+    if (!gone)
+        return;
     while (gone) {
         struct usk_component *component = gone;
 
         gone = component->next_gone;
         moves_let_go(request, component);
     }
+    usk_cache_end(cache);
 }

@@ -69,6 +69,7 @@ struct usk_view {
     struct unstick_snapshot_entry *entries;
     struct unstick_snapshot_component *components;
     struct unstick_victim *victims;
+    struct unstick_rival rival;              /* the cache's, with the figures of the components beside it */
     struct usk_entry **real_entries;         /* which entry each one is */
     struct usk_component **real_components;  /* likewise; NULL: a claim */
     size_t n_entries_allocated, n_components_allocated, n_components;
@@ -95,8 +96,10 @@ struct unstick_request {
     bool is_waiting;                         /* lock: for memory */
     bool is_loading;                         /* lock: the host loads for it */
     bool is_loader;                          /* entry->loader is this */
-    bool has_reclaimed, has_waited, is_reclaiming_late, has_host_loaded, is_retrying;
+    bool has_sources;                        /* lock: what comes gets the memory of what leaves for it */
+    bool has_reclaimed, has_waited, is_reclaiming_late, has_host_loaded, is_retrying, is_noted;
     unsigned int n_shortages, n_patience;
+    int64_t balance_bytes;                   /* lock: while somebody decides; see snapshot.c */
     uint64_t now_ns, started_ns, wait_since_ns, wait_chunk_ns, look_at_ns, seen_generation;
     enum unstick_wait wait;
 
@@ -170,6 +173,9 @@ bool usk_flow_undo(struct unstick_request *request, struct unstick_request_actio
 int usk_request_read(struct unstick_request *request, bool has_processes, struct unstick_reading *ret_reading);
 /* [lock] Fills the view and decides. */
 int usk_request_decide(struct unstick_request *request, const struct unstick_reading *reading);
+/* [lock] The plan is carried out, or there was a hit: noted once per request for the account of what LRU had paid. */
+void usk_request_note_plan(struct unstick_request *request);
+void usk_request_note_hit(struct unstick_request *request);
 void usk_view_fini(struct usk_view *view);
 
 /* --- mark.c, moves.c --- */

@@ -4,6 +4,8 @@
  * bring counts as there, what they take away counts as gone, and of the memory that is free now only that is shown
  * which nobody has claimed. So two requests that decide one after the other can never promise themselves the same
  * bytes, although neither waits for the other to finish.
+ *
+ * What a request brings is claimed as far as it is more than what it takes away itself: of that it waits for the end.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +23,7 @@ void usk_view_fini(struct usk_view *view)
     free(view->components);
     free(view->real_components);
     free(view->victims);
+    free(view->rival.lru_bytes);
 }
 
 static bool view_grow(void **array, size_t n, size_t size)
@@ -43,6 +46,7 @@ static bool view_reserve(struct usk_view *view, size_t n_entries, size_t n_compo
     if (n_components > view->n_components_allocated) {
         if (!view_grow((void **)&view->components, n_components, sizeof(*view->components)) ||
             !view_grow((void **)&view->real_components, n_components, sizeof(struct usk_component *)) ||
+            !view_grow((void **)&view->rival.lru_bytes, n_components, sizeof(*view->rival.lru_bytes)) ||
             !view_grow((void **)&view->victims, n_components, sizeof(*view->victims)))
             return false;
         view->n_components_allocated = n_components;
@@ -131,6 +135,8 @@ static enum unstick_tier info_tier(const struct unstick_region_info *info)
 /* Adds one component; returns by how much what is under way will change what is free. */
 static int64_t view_add_component(struct usk_view *view, struct usk_component *component)
 {
+    int64_t freed;
+
     struct unstick_region_info info = usk_component_info(component);
     uint64_t backed = info.pinned_bytes + info.pageable_bytes + info.file_bytes;
     uint64_t resident = usk_min(usk_component_future(component, info.resident_bytes), component->bytes);
@@ -144,14 +150,19 @@ static int64_t view_add_component(struct usk_view *view, struct usk_component *c
         /* A region may also be leased by the host, past the cache. */
         .n_leases = component->n_leases > info.n_leases ? component->n_leases : info.n_leases,
     };
+    view->rival.lru_bytes[view->n_components] = component->lru_bytes;
     view->real_components[view->n_components++] = component;
-    return (int64_t)info.resident_bytes - (int64_t)resident;
+    freed = (int64_t)info.resident_bytes - (int64_t)resident;
+    if (component->mover)
+        component->mover->balance_bytes += freed;
+    return freed;
 }
 
 static int64_t view_add_claim(struct usk_view *view, uint64_t bytes)
 {
     view->components[view->n_components] =
         (struct unstick_snapshot_component){ .name = "", .bytes = bytes, .resident_bytes = bytes };
+    view->rival.lru_bytes[view->n_components] = bytes;
     view->real_components[view->n_components++] = NULL;
     return -(int64_t)bytes;
 }
@@ -173,8 +184,10 @@ static int64_t view_add_entry(struct usk_view *view, struct usk_entry *entry, co
 
     for (size_t i = 0; i < entry->n_components; i++)
         freed += view_add_component(view, entry->components[i]);
-    if (is_other_loading && entry->claim_bytes)
+    if (is_other_loading && entry->claim_bytes) {
         freed += view_add_claim(view, entry->claim_bytes);
+        entry->loader->balance_bytes -= (int64_t)entry->claim_bytes;
+    }
     if (view->n_components == first)
         return 0;
     view->real_entries[view->snapshot.n_entries] = entry;
@@ -194,17 +207,17 @@ static int64_t view_add_entry(struct usk_view *view, struct usk_entry *entry, co
 }
 
 /* Of what is free now, only what nobody claims; of what will be free, the rest is on its way. */
-static void view_foresee(struct usk_view *view, int64_t freed_bytes)
+static void view_foresee(struct usk_view *view, int64_t freed_bytes, int64_t claimed_bytes)
 {
     struct unstick_reading *reading = &view->reading;
     int64_t free_now = (int64_t)(reading->free_bytes + reading->spare_bytes);
-    int64_t free_then = free_now + freed_bytes, free_shown, taken;
+    int64_t free_then = free_now + freed_bytes, free_shown = free_now - claimed_bytes, taken;
 
-    free_then = free_then < 0 ? 0 : free_then;
-    free_shown = free_now < free_then ? free_now : free_then;
     /* Spares belong to whoever waits for them; nobody does if nothing is under way. */
-    if (!freed_bytes && free_shown == free_now)
+    if (!freed_bytes && !claimed_bytes)
         return;
+    free_then = free_then < 0 ? 0 : free_then;
+    free_shown = free_shown < 0 ? 0 : free_shown;
     if (free_shown > (int64_t)reading->free_bytes)
         free_shown = (int64_t)reading->free_bytes;
     taken = (int64_t)reading->free_bytes - free_shown;
@@ -265,34 +278,60 @@ static void view_see_host(struct usk_view *view, struct unstick_cache *cache, ui
     view->snapshot.host_pageable_bytes = left + yields;
 }
 
-static int view_fill(struct unstick_request *request, const struct unstick_reading *reading)
+/* Entries alone, as they are now; returns by how much what is under way will change what is free. */
+static int view_fill_entries(struct unstick_request *request, int64_t *ret_freed, int64_t *ret_claimed)
 {
     struct unstick_cache *cache = request->cache;
     struct usk_view *view = &request->view;
     size_t n_components = cache->n_entries + 1;
-    int64_t freed = 0;
+    uint64_t *lru_bytes;
+    int64_t freed = 0, claimed = 0;
 
     for (size_t i = 0; i < cache->n_entries; i++)
         n_components += cache->entries[i]->n_components;
     if (!view_reserve(view, cache->n_entries + 1, n_components))
         return usk_error_set(&request->error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "realloc", "no host memory to decide");
-    view->reading = *reading;
+    lru_bytes = view->rival.lru_bytes;
+    view->rival = cache->rival;
+    view->rival.lru_bytes = lru_bytes;
     view->n_components = 0;
     view->snapshot = (struct unstick_snapshot){
         .size = sizeof(view->snapshot),
-        .reading = &view->reading,
         .entries = view->entries,
         .granule_bytes = cache->granule_bytes,
         .limit_bytes = request->demand.limit_bytes,
         .policy = cache->options.policy,
         .turn = cache->turn,
         .first_ticket = cache_first_ticket(cache),
+        .rival = &view->rival,
     };
     memcpy(view->snapshot.rates, cache->rates, sizeof(cache->rates));
-    view_catch_up(view, cache->dev);
+    for (struct unstick_request *other = cache->requests; other; other = other->next)
+        other->balance_bytes = 0;
     for (size_t i = 0; i < cache->n_entries; i++)
         freed += view_add_entry(view, cache->entries[i], request);
-    view_foresee(view, freed);
+    for (struct unstick_request *other = cache->requests; other; other = other->next)
+        claimed -= other->balance_bytes < 0 ? other->balance_bytes : 0;
+    *ret_freed = freed;
+    *ret_claimed = claimed;
+    return UNSTICK_OK;
+}
+
+static int view_fill(struct unstick_request *request, const struct unstick_reading *reading)
+{
+    struct unstick_cache *cache = request->cache;
+    struct usk_view *view = &request->view;
+    int64_t freed, claimed;
+    int r;
+
+    /* The accounts before the regions: what leaves in between is promised by neither. */
+    view->reading = *reading;
+    view_catch_up(view, cache->dev);
+    r = view_fill_entries(request, &freed, &claimed);
+    if (r < 0)
+        return r;
+    view->snapshot.reading = &view->reading;
+    view_foresee(view, freed, claimed);
     view_see_host(view, cache, request->demand.host_limit_bytes);
     return UNSTICK_OK;
 }
@@ -365,4 +404,53 @@ int usk_request_decide(struct unstick_request *request, const struct unstick_rea
     if (r < 0)
         return usk_error_set(&request->error, r, 0, "unstick_decide", "%s", request->plan.reason);
     return UNSTICK_OK;
+}
+
+/* --- the account of what LRU had paid --- */
+
+static void request_note(struct unstick_request *request, const struct unstick_plan *plan)
+{
+    struct usk_view *view = &request->view;
+    struct unstick_demand demand = {
+        .size = sizeof(demand),
+        .key = request->entry->key,
+        .components = request->demand.components,
+        .n_components = request->demand.n_components,
+        .working_bytes = request->demand.working_bytes,
+    };
+
+    unstick_rival_note(&view->snapshot, &demand, plan);
+    request->cache->rival = view->rival;
+    request->cache->rival.lru_bytes = NULL;
+    for (size_t i = 0; i < view->n_components; i++) {
+        if (view->real_components[i])
+            view->real_components[i]->lru_bytes = view->rival.lru_bytes[i];
+    }
+    request->is_noted = true;
+}
+
+void usk_request_note_plan(struct unstick_request *request)
+{
+    if (!request->is_noted && request->cache->options.policy == UNSTICK_POLICY_COST)
+        request_note(request, &request->plan);
+}
+
+void usk_request_note_hit(struct unstick_request *request)
+{
+    struct unstick_plan plan = { .size = sizeof(plan), .verdict = UNSTICK_VERDICT_HIT,
+                                 .stale_entry = UNSTICK_NO_ENTRY };
+    const struct usk_entry *entry = request->entry;
+    bool is_missed = false;
+    int64_t freed, claimed;
+
+    /* A hit in the shadow too changes nothing: that is the hit that has to be fast. */
+    for (size_t i = 0; i < entry->n_components; i++)
+        is_missed |= usk_request_wants(request, entry->components[i]->name) &&
+                     entry->components[i]->lru_bytes < entry->components[i]->bytes;
+    if (!is_missed || request->is_noted || request->cache->options.policy != UNSTICK_POLICY_COST ||
+        view_fill_entries(request, &freed, &claimed) < 0)
+        return;
+    while (request->view.real_entries[plan.entry] != entry)
+        plan.entry++;
+    request_note(request, &plan);
 }

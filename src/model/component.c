@@ -124,12 +124,12 @@ static int component_check(const struct unstick_component *component, const stru
     /* Within a file the names are known to differ. */
     if (weights->n_paths < 2 && !weights->index_path)
         return UNSTICK_OK;
-    sorted = malloc((n + 1) * sizeof(*sorted));
+    sorted = malloc((n + 1) * sizeof(struct unstick_tensor *));
     if (!sorted)
         return component_no_memory(component->name, error);
     for (size_t i = 0; i < n; i++)
         sorted[i] = &component->tensors[i];
-    qsort(sorted, n, sizeof(*sorted), component_compare_names);
+    qsort(sorted, n, sizeof(struct unstick_tensor *), component_compare_names);
     r = component_check_twice(sorted, n, weights, error);
     return r < 0 ? r : component_check_index(sorted, n, weights, error);
 }

@@ -99,9 +99,7 @@ int usk_config_parse(const char *text, size_t length, const char *path, struct u
     const json_t *quantization, *method;
     int r;
 
-    r = usk_json_take(&json, USK_CONFIG_BYTES_MAX, &root, error);
-    if (r >= 0)
-        r = usk_json_end(&json, error);
+    r = usk_json_take_all(&json, USK_CONFIG_BYTES_MAX, &root, error);
     if (r < 0)
         return r;
     if (!json_is_object(root))

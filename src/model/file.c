@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Files of a model, as far as they are read: headers and small JSON texts. What a file is gets decided on the opened
- * descriptor, except that it is asked for by name first: opening a pipe for reading waits for a writer.
+ * descriptor; a name may lead to something else a moment later.
  */
 #include "model/file.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -18,13 +16,8 @@ int usk_model_file_open(const char *path, int *ret_fd, uint64_t *ret_bytes, stru
 {
     USK_CLEANUP(usk_closep) int fd = -1;
     struct usk_file_id id;
-    struct stat st;
     int r;
 
-    if (stat(path, &st) < 0)
-        return usk_error_errno(error, errno, "stat", "cannot open %s", path);
-    if (!S_ISREG(st.st_mode))
-        return usk_error_set(error, UNSTICK_BAD_FORMAT, 0, "stat", "%s is not a regular file", path);
     r = usk_os_file_open(path, &fd, error);
     if (r < 0)
         return r;

@@ -76,7 +76,7 @@ static bool dir_is_empty(const char *path)
     struct dirent *entry;
 
     while (dir && (entry = readdir(dir))) {
-        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
             return false;
     }
     return dir;
@@ -214,13 +214,13 @@ int usk_flux_stage_new(const char *dir, uint64_t required_bytes, struct usk_flux
         goto fail_memory;
     stage->lock_fd = -1;
     status = target_resolve(dir, &stage->target, error);
-    if (status)
+    if (status || !stage->target)
         return status;
     slash = strrchr(stage->target, '/');
     folder = !slash                   ? strdup(".")
              : slash == stage->target ? strdup("/")
                                       : strndup(stage->target, (size_t)(slash - stage->target));
-    if (!folder || asprintf(&stage->path, "%s" STAGE_INFIX "%d", stage->target, usk_os_pid()) < 0)
+    if (!folder || asprintf(&stage->path, "%s" STAGE_INFIX "%d", stage->target, usk_os_pid()) < 0 || !stage->path)
         goto fail_memory;
     stage_sweep(folder, slash ? slash + 1 : stage->target);
     status = space_check(folder, stage->target, required_bytes, error);

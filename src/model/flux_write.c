@@ -152,7 +152,7 @@ static int run_write_shard(struct run *run, const struct deal *deal, uint32_t sh
 {
     const struct usk_flux_component *component = deal->component;
     USK_CLEANUP(usk_freep)
-    const struct usk_writer_tensor **tensors = calloc(component->n_tensors, sizeof(*tensors));
+    const struct usk_writer_tensor **tensors = calloc(component->n_tensors, sizeof(struct usk_writer_tensor *));
     USK_CLEANUP(usk_freep) char *path = NULL;
     struct usk_writer_options options = {
         .is_sparse = run->options->is_sparse,

@@ -137,9 +137,7 @@ int usk_pipeline_parse(const char *text, size_t length, const char *path, struct
     json_t *value;
     int r;
 
-    r = usk_json_take(&json, INDEX_VALUE_BYTES_MAX, &root, error);
-    if (r >= 0)
-        r = usk_json_end(&json, error);
+    r = usk_json_take_all(&json, INDEX_VALUE_BYTES_MAX, &root, error);
     if (r < 0)
         return r;
     if (!json_is_object(root))

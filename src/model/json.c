@@ -258,6 +258,22 @@ int usk_json_end(struct usk_json *json, struct unstick_error *error)
                                     : json_refuse(json, json->at, "something follows after the end", error);
 }
 
+int usk_json_take_all(struct usk_json *json, size_t max_bytes, json_t **ret_value, struct unstick_error *error)
+{
+    json_t *value;
+    int r = usk_json_take(json, max_bytes, &value, error);
+
+    if (r < 0)
+        return r;
+    r = usk_json_end(json, error);
+    if (r < 0) {
+        json_decref(value);
+        return r;
+    }
+    *ret_value = value;
+    return UNSTICK_OK;
+}
+
 const char *usk_json_quote(char out[USK_JSON_QUOTE_MAX], const char *name)
 {
     size_t length = strlen(name), n = length < USK_JSON_QUOTE_MAX ? length : USK_JSON_QUOTE_MAX - 4;

@@ -32,6 +32,9 @@ int usk_json_next(struct usk_json *json, size_t *n_seen, json_t **ret_key, struc
 /* Takes a value of at most max_bytes of text; duplicate keys in it are refused. */
 int usk_json_take(struct usk_json *json, size_t max_bytes, json_t **ret_value, struct unstick_error *error);
 
+/* The same of a text that is one value: nothing but white space follows. */
+int usk_json_take_all(struct usk_json *json, size_t max_bytes, json_t **ret_value, struct unstick_error *error);
+
 /* An object that maps strings to strings. */
 struct usk_json_map {
     struct usk_json_pair {

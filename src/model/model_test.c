@@ -252,7 +252,8 @@ static void a_wrong_index_is_refused(void **state)
           "tensor \"z\" is not in \"m-2.safetensors\"" },
         { MAP("\"a\":\"m-1.safetensors\",\"b\":\"twice.safetensors\""), UNSTICK_BAD_FORMAT,
           "twice.safetensors: tensor \"a\" is also in m-1.safetensors" },
-        { MAP("\"a\":\"m-1.safetensors\",\"b\":\"short.safetensors\""), UNSTICK_BAD_FORMAT, "short.safetensors: it has" },
+        { MAP("\"a\":\"m-1.safetensors\",\"b\":\"short.safetensors\""), UNSTICK_BAD_FORMAT,
+          "short.safetensors: it has" },
         { MAP("\"a\":\"../m-1.safetensors\""), UNSTICK_BAD_FORMAT, "leads out of the folder" },
         { "{", UNSTICK_BAD_FORMAT, "model.safetensors.index.json: broken JSON at byte 1" },
     };
@@ -321,13 +322,15 @@ static void a_pipeline_has_its_components_in_the_order_of_use(void **state)
     /* Single-file weights beside the folders are the same model once more. */
     test_files_write_tensors(*state, "flux1-dev.safetensors", ONE("a", "1"), 1);
     test_files_write_text(*state, "model_index.json",
-                          "{\"_class_name\":\"FluxPipeline\"," PART("vae", "AutoencoderKL") "," PART(
-                              "safety_checker", "StableDiffusionSafetyChecker") "," PART("controlnet", "FluxControlNet") "," PART(
-                              "transformer", "FluxTransformer2DModel") "," PART("image_encoder", "CLIPVision") "," PART(
-                              "text_encoder_2", "T5EncoderModel") "," PART("text_encoder", "CLIPTextModel") "," PART(
-                              "scheduler", "FlowMatchEulerDiscreteScheduler") "," PART("tokenizer", "CLIPTokenizer") "," PART(
-                              "feature_extractor", "CLIPImageProcessor") "," PART("guider", "ClassifierFreeGuidance") "," PART(
-                              "empty", "Nothing") ",\"prior\":[null,null]}");
+                          "{\"_class_name\":\"FluxPipeline\"," PART("vae", "AutoencoderKL") ","
+                          PART("safety_checker", "StableDiffusionSafetyChecker") ","
+                          PART("controlnet", "FluxControlNet") "," PART("transformer", "FluxTransformer2DModel") ","
+                          PART("image_encoder", "CLIPVision") "," PART("text_encoder_2", "T5EncoderModel") ","
+                          PART("text_encoder", "CLIPTextModel") ","
+                          PART("scheduler", "FlowMatchEulerDiscreteScheduler") ","
+                          PART("tokenizer", "CLIPTokenizer") "," PART("feature_extractor", "CLIPImageProcessor") ","
+                          PART("guider", "ClassifierFreeGuidance") "," PART("empty", "Nothing")
+                          ",\"prior\":[null,null]}");
     model = open_components(*state,
                             "text_encoder text_encoder_2 image_encoder transformer controlnet vae safety_checker",
                             &components);

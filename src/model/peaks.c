@@ -115,9 +115,7 @@ int unstick_peaks_parse(const char *text, size_t length, struct unstick_peaks **
         root = json_pack("{s:i,s:{}}", "version", PEAKS_VERSION, "peaks");
         return peaks_new(ret_peaks, root, error);
     }
-    r = usk_json_take(&json, PEAKS_BYTES_MAX, &root, error);
-    if (r >= 0)
-        r = usk_json_end(&json, error);
+    r = usk_json_take_all(&json, PEAKS_BYTES_MAX, &root, error);
     if (r < 0)
         return r;
     if (json_integer_value(json_object_get(root, "version")) != PEAKS_VERSION)

@@ -23,7 +23,7 @@ struct usk_safetensors {
 };
 
 /* Reads header text; data_bytes follow it in the file. `path` is for messages. */
-int usk_safetensors_parse(const char *json, size_t length, uint64_t data_bytes, const char *path,
+int usk_safetensors_parse(const char *text, size_t length, uint64_t data_bytes, const char *path,
                           struct usk_safetensors **ret_safetensors, struct unstick_error *error);
 
 /* Reads the header of a file, and nothing else of it. */

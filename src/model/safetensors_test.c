@@ -133,7 +133,8 @@ static const struct {
     { TENSOR("\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[-1,0]"), 1, "data_offsets must be two" },
     { TENSOR("\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,-1]"), 1, "data_offsets must be two" },
     /* shape against bytes */
-    { TENSOR("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,7]"), 7, "its shape makes 8 bytes, its data_offsets 7" },
+    { TENSOR("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,7]"), 7,
+      "its shape makes 8 bytes, its data_offsets 7" },
     { TENSOR("\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,0]"), 0, "its shape makes 4 bytes" },
     { TENSOR("\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,4]"), 4, "its shape makes 0 bytes" },
     { TENSOR("\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]"), 2, "whole bytes" },
@@ -193,8 +194,8 @@ static void good_headers_are_accepted(void **state)
     assert_accepted("{" ENTRY("\xc3\xa9\xf0\x9f\x98\x80 \\\" \\n", "0", "1", "1") "}", 1, 1);
     assert_accepted("{" ENTRY("b", "1", "2", "1") "," ENTRY("a", "0", "1", "1") "}", 2, 2); /* in any order */
     assert_accepted("{" ENTRY("a", "0", "0", "0") "}", 0, 1);
-    assert_accepted("{" ENTRY("a", "0", "0", "5,0,7") "," ENTRY("b", "0", "2", "2") "," ENTRY("c", "2", "2", "0") "}", 2,
-                    3);
+    assert_accepted("{" ENTRY("a", "0", "0", "5,0,7") "," ENTRY("b", "0", "2", "2") ","
+                    ENTRY("c", "2", "2", "0") "}", 2, 3);
     assert_accepted("{ \"a\" : { \"data_offsets\" : [ 0 , 1 ] , \"shape\" : [ 1 ] , \"dtype\" : \"U8\" } }", 1, 1);
     assert_accepted(TENSOR("\"dtype\":\"U8\",\"shape\":[0,9223372036854775807],\"data_offsets\":[0,0]"), 0, 1);
 }
@@ -227,7 +228,8 @@ static void every_type_has_its_size(void **state)
 
 static void tensors_come_in_the_order_of_their_offsets(void **state)
 {
-    static const char text[] = "{" ENTRY("c", "3", "9", "2,3") "," ENTRY("b", "0", "3", "3") "," ENTRY("z", "3", "3", "0") "}";
+    static const char text[] = "{" ENTRY("c", "3", "9", "2,3") "," ENTRY("b", "0", "3", "3") ","
+                               ENTRY("z", "3", "3", "0") "}";
     struct usk_safetensors *safetensors = NULL;
     const struct unstick_tensor *tensors;
 

@@ -102,7 +102,7 @@ static int survey_add(struct survey *survey, const struct unstick_component *com
         .is_transformers = config->is_transformers,
         .skip = (const char *const *)config->skip,
         .n_skip = config->n_skip,
-        .foreign = config->method[0] && strcmp(config->method, "bitsandbytes") ? config->method : NULL,
+        .foreign = config->method[0] && strcmp(config->method, "bitsandbytes") != 0 ? config->method : NULL,
         .has_tied_head = config->has_tied_head,
         .is_alone = is_alone,
         .dtype = options->dtype,

@@ -69,17 +69,18 @@ static int tensor_compare(const void *left, const void *right)
 void usk_writer_sort(const struct usk_writer_tensor **tensors, size_t n_tensors)
 {
     if (n_tensors)
-        qsort(tensors, n_tensors, sizeof(*tensors), tensor_compare);
+        qsort(tensors, n_tensors, sizeof(struct usk_writer_tensor *), tensor_compare);
 }
 
 static json_t *tensor_describe(const struct usk_writer_tensor *tensor, uint64_t offset)
 {
     json_t *shape = json_array();
+    uint64_t end = offset + tensor->bytes;
 
     for (unsigned int i = 0; i < tensor->n_dims; i++)
         json_array_append_new(shape, json_integer((json_int_t)tensor->shape[i]));
     return json_pack("{s:s,s:o,s:[I,I]}", "dtype", dtypes[tensor->dtype].name, "shape", shape, "data_offsets",
-                     (json_int_t)offset, (json_int_t)(offset + tensor->bytes));
+                     (json_int_t)offset, (json_int_t)end);
 }
 
 int usk_writer_head(const struct usk_writer_tensor *const *tensors, size_t n_tensors, char **ret_head,

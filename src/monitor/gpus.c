@@ -9,6 +9,7 @@
 #include <unstick/monitor.h>
 
 #include "base/error.h"
+#include "base/math.h"
 #include "device/cuda/cuda.h"
 #include "monitor/monitor.h"
 
@@ -29,6 +30,7 @@ int unstick_gpus_list(struct unstick_monitor *monitor, struct unstick_gpu *gpus,
     for (unsigned int i = 0; i < driver.n_devices && i < max; i++) {
         struct unstick_gpu gpu = { .size = gpus->size, .index = (int)i };
         struct usk_cuda_device_info info;
+        uint64_t used_bytes;
 
         r = usk_cuda_device_info(i, &info, error);
         if (r < 0)
@@ -36,7 +38,9 @@ int unstick_gpus_list(struct unstick_monitor *monitor, struct unstick_gpu *gpus,
         memcpy(gpu.name, info.name, sizeof(gpu.name));
         memcpy(gpu.uuid, info.uuid, sizeof(gpu.uuid));
         gpu.total_bytes = info.total_bytes;
-        gpu.has_free = usk_monitor_free_bytes(monitor, gpu.uuid, &gpu.free_bytes);
+        gpu.has_free = usk_monitor_used_bytes(monitor, gpu.uuid, &used_bytes);
+        if (gpu.has_free)
+            gpu.free_bytes = gpu.total_bytes - usk_min(gpu.total_bytes, used_bytes);
         gpus[i] = gpu;
     }
     *ret_n = driver.n_devices;

@@ -35,11 +35,12 @@ static void test_list(void **unused)
     for (int i = 0; i < 3; i++) {
         assert_int_equal(gpus[i].size, sizeof(gpus[0]));
         assert_int_equal(gpus[i].index, i);
-        assert_int_equal(gpus[i].total_bytes, GIB / 4);
+        assert_int_equal(gpus[i].total_bytes, 80 * GIB);
         assert_true(gpus[i].has_free);
-        assert_int_equal(gpus[i].free_bytes, (uint64_t)(i + 1) * GIB);
+        assert_int_equal(gpus[0].free_bytes - gpus[i].free_bytes, (uint64_t)i * GIB);
         assert_memory_equal(gpus[i].uuid, "GPU-", 4);
     }
+    assert_in_range(gpus[0].free_bytes, 70 * GIB, 79 * GIB);
     /* Equal ones are told apart, and looking at them opens none. */
     assert_string_not_equal(gpus[0].uuid, gpus[1].uuid);
     fake.live(&live);
@@ -80,5 +81,6 @@ int main(void)
     };
 
     setenv("FAKECUDA_DEVICES", "3", 1);
+    setenv("FAKECUDA_MEMORY", "80GiB", 1);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

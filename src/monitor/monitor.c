@@ -50,12 +50,9 @@ struct unstick_monitor *unstick_monitor_free(struct unstick_monitor *monitor)
     return NULL;
 }
 
-bool usk_monitor_free_bytes(struct unstick_monitor *monitor, const char *uuid, uint64_t *ret_free_bytes)
+bool usk_monitor_used_bytes(struct unstick_monitor *monitor, const char *uuid, uint64_t *ret_bytes)
 {
-    uint64_t total_bytes;
-
-    return monitor && monitor->nvml &&
-           usk_nvml_memory(monitor->nvml, uuid, &total_bytes, ret_free_bytes, NULL) == UNSTICK_OK;
+    return monitor && monitor->nvml && usk_nvml_used(monitor->nvml, uuid, ret_bytes, NULL) == UNSTICK_OK;
 }
 
 void usk_monitor_processes(struct unstick_monitor *monitor, const char *uuid, struct unstick_reading *reading)

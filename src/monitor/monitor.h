@@ -51,14 +51,23 @@ int usk_nvml_driver_version(struct usk_nvml *nvml, char *text, size_t size, stru
 int usk_nvml_holders(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
                      size_t *ret_n, struct unstick_error *error);
 
-/* Memory of a GPU, and what of it is free; UNSTICK_UNSUPPORTED where NVML does not say. */
-int usk_nvml_memory(struct usk_nvml *nvml, const char *uuid, uint64_t *ret_total_bytes, uint64_t *ret_free_bytes,
-                    struct unstick_error *error);
-
 /* usk_nvml_holders(), and what this process holds there; *ret_own_bytes is 0 if it is not listed, which means that the list is
  * in the numbers of another PID namespace, or that it holds nothing; UINT64_MAX if the amount is unknown. */
 int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
                        size_t *ret_n, uint64_t *ret_own_bytes, struct unstick_error *error);
+
+/* Memory in use on a GPU, by whomever; needs no context on it, which takes memory itself. */
+int usk_nvml_used(struct usk_nvml *nvml, const char *uuid, uint64_t *ret_bytes, struct unstick_error *error);
+
+/* What is in use on all GPUs of the machine together, and what one process holds of it. */
+struct usk_nvml_use {
+    uint64_t used_bytes;
+    uint64_t process_bytes;
+    bool is_listed;         /* the process is in the list of a GPU */
+    bool is_amount_unknown; /* and on one of them nobody says how much it holds */
+};
+
+int usk_nvml_use(struct usk_nvml *nvml, int pid, struct usk_nvml_use *ret_use, struct unstick_error *error);
 
 /* How a GPU reaches this machine. */
 enum usk_nvml_virtualization {
@@ -75,8 +84,8 @@ int usk_nvml_virtualization(struct usk_nvml *nvml, const char *uuid, enum usk_nv
 
 /* As unstick_monitor_new(), with another NVML; NULL for the driver's own. */
 int usk_monitor_new(const char *nvml, struct unstick_monitor **ret_monitor, struct unstick_error *error);
-/* What of a GPU is free; false if it is unknown. */
-bool usk_monitor_free_bytes(struct unstick_monitor *monitor, const char *uuid, uint64_t *ret_free_bytes);
+/* What of a GPU is in use; false if it is unknown. */
+bool usk_monitor_used_bytes(struct unstick_monitor *monitor, const char *uuid, uint64_t *ret_bytes);
 /* Adds the other processes on a GPU to a reading, if they are known. */
 void usk_monitor_processes(struct unstick_monitor *monitor, const char *uuid, struct unstick_reading *reading);
 

@@ -26,8 +26,11 @@ struct nvml_process {
     unsigned int compute_instance;
 };
 
+/* nvmlMemory_t; what the driver keeps for itself counts as used. */
 struct nvml_memory {
-    unsigned long long total_bytes, free_bytes, used_bytes;
+    unsigned long long total_bytes;
+    unsigned long long free_bytes;
+    unsigned long long used_bytes;
 };
 
 typedef int (*nvml_processes_fn)(void *device, unsigned int *n, struct nvml_process *processes);
@@ -42,7 +45,9 @@ struct usk_nvml {
     nvml_processes_fn compute_processes;
     nvml_processes_fn graphics_processes; /* may be missing */
     int (*virtualization_mode)(void *device, int *ret_mode); /* may be missing */
-    int (*memory_info)(void *device, struct nvml_memory *ret_memory); /* may be missing */
+    int (*device_count)(unsigned int *ret_n);                         /* these three, too */
+    int (*device_by_index)(unsigned int index, void **ret_device);
+    int (*memory_info)(void *device, struct nvml_memory *ret_memory);
 };
 
 static int nvml_fail(const struct usk_nvml *nvml, struct unstick_error *error, int status,
@@ -73,8 +78,10 @@ static bool nvml_load(struct usk_nvml *nvml)
               "nvmlDeviceGetComputeRunningProcesses_v2");
     NVML_LOAD(graphics_processes, "nvmlDeviceGetGraphicsRunningProcesses_v3",
               "nvmlDeviceGetGraphicsRunningProcesses_v2");
-    NVML_LOAD(memory_info, "nvmlDeviceGetMemoryInfo", NULL);
     NVML_LOAD(virtualization_mode, "nvmlDeviceGetVirtualizationMode", NULL);
+    NVML_LOAD(device_count, "nvmlDeviceGetCount_v2", NULL);
+    NVML_LOAD(device_by_index, "nvmlDeviceGetHandleByIndex_v2", NULL);
+    NVML_LOAD(memory_info, "nvmlDeviceGetMemoryInfo", NULL);
 #undef NVML_LOAD
     return nvml->init && nvml->shutdown && nvml->error_text && nvml->driver_version && nvml->device_by_uuid &&
            nvml->compute_processes;
@@ -141,6 +148,13 @@ static bool holders_have(const struct usk_holder *holders, size_t n, int pid)
     return false;
 }
 
+static int nvml_device(struct usk_nvml *nvml, const char *uuid, void **ret_device, struct unstick_error *error)
+{
+    int status = nvml->device_by_uuid(uuid, ret_device);
+
+    return status == NVML_SUCCESS ? UNSTICK_OK : nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByUUID");
+}
+
 static int nvml_add_processes(struct usk_nvml *nvml, nvml_processes_fn list, void *device,
                               struct usk_holder *holders, size_t *n, uint64_t *own_bytes,
                               struct unstick_error *error)
@@ -181,11 +195,11 @@ int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holde
     uint64_t own_bytes = 0;
     void *device;
     size_t n = 0;
-    int status, r;
+    int r;
 
-    status = nvml->device_by_uuid(uuid, &device);
-    if (status != NVML_SUCCESS)
-        return nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByUUID");
+    r = nvml_device(nvml, uuid, &device, error);
+    if (r < 0)
+        return r;
     r = nvml_add_processes(nvml, nvml->compute_processes, device, holders, &n, &own_bytes, error);
     /* A GPU without a display engine refuses the second question. */
     if (r == UNSTICK_OK && nvml->graphics_processes)
@@ -198,39 +212,86 @@ int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holde
     return UNSTICK_OK;
 }
 
-int usk_nvml_memory(struct usk_nvml *nvml, const char *uuid, uint64_t *ret_total_bytes, uint64_t *ret_free_bytes,
-                    struct unstick_error *error)
+int usk_nvml_used(struct usk_nvml *nvml, const char *uuid, uint64_t *ret_bytes, struct unstick_error *error)
 {
-    struct nvml_memory memory = { 0 };
+    struct nvml_memory memory;
     void *device;
-    int status;
+    int status, r;
 
     if (!nvml->memory_info)
         return usk_error_set(error, UNSTICK_UNSUPPORTED, 0, "nvmlDeviceGetMemoryInfo",
-                             "this NVML does not say how much memory is free");
-    status = nvml->device_by_uuid(uuid, &device);
-    if (status != NVML_SUCCESS)
-        return nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByUUID");
+                             "this NVML does not say how much memory is in use");
+    r = nvml_device(nvml, uuid, &device, error);
+    if (r < 0)
+        return r;
     status = nvml->memory_info(device, &memory);
     if (status != NVML_SUCCESS)
         return nvml_fail(nvml, error, status, "nvmlDeviceGetMemoryInfo");
-    *ret_total_bytes = memory.total_bytes;
-    *ret_free_bytes = memory.free_bytes;
+    *ret_bytes = memory.used_bytes;
     return UNSTICK_OK;
+}
+
+/* Adds what one GPU says. */
+static int nvml_add_use(struct usk_nvml *nvml, unsigned int index, int pid, struct usk_nvml_use *use,
+                        struct unstick_error *error)
+{
+    struct nvml_process processes[NVML_MAX_PROCESSES];
+    unsigned int n_processes = NVML_MAX_PROCESSES;
+    struct nvml_memory memory;
+    void *device;
+    int status;
+
+    status = nvml->device_by_index(index, &device);
+    if (status != NVML_SUCCESS)
+        return nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByIndex");
+    status = nvml->memory_info(device, &memory);
+    if (status != NVML_SUCCESS)
+        return nvml_fail(nvml, error, status, "nvmlDeviceGetMemoryInfo");
+    use->used_bytes += memory.used_bytes;
+    if (nvml->compute_processes(device, &n_processes, processes) != NVML_SUCCESS)
+        n_processes = 0;
+    for (unsigned int i = 0; i < n_processes; i++) {
+        if ((int)processes[i].pid != pid)
+            continue;
+        use->is_listed = true;
+        if (processes[i].used_bytes == NVML_NOT_AVAILABLE)
+            use->is_amount_unknown = true;
+        else
+            use->process_bytes += processes[i].used_bytes;
+    }
+    return UNSTICK_OK;
+}
+
+int usk_nvml_use(struct usk_nvml *nvml, int pid, struct usk_nvml_use *ret_use, struct unstick_error *error)
+{
+    struct usk_nvml_use use = { 0 };
+    unsigned int n = 0;
+    int status, r = UNSTICK_OK;
+
+    if (!nvml->device_count || !nvml->device_by_index || !nvml->memory_info)
+        return usk_error_set(error, UNSTICK_UNSUPPORTED, 0, "nvmlDeviceGetCount", "this NVML does not list the GPUs");
+    status = nvml->device_count(&n);
+    if (status != NVML_SUCCESS)
+        return nvml_fail(nvml, error, status, "nvmlDeviceGetCount");
+    for (unsigned int i = 0; r == UNSTICK_OK && i < n; i++)
+        r = nvml_add_use(nvml, i, pid, &use, error);
+    if (r == UNSTICK_OK)
+        *ret_use = use;
+    return r;
 }
 
 int usk_nvml_virtualization(struct usk_nvml *nvml, const char *uuid, enum usk_nvml_virtualization *ret_kind,
                             struct unstick_error *error)
 {
     void *device;
-    int status, mode = 0;
+    int status, mode = 0, r;
 
     if (!nvml->virtualization_mode)
         return usk_error_set(error, UNSTICK_UNSUPPORTED, 0, "nvmlDeviceGetVirtualizationMode",
                              "this NVML does not say how a GPU is virtualized");
-    status = nvml->device_by_uuid(uuid, &device);
-    if (status != NVML_SUCCESS)
-        return nvml_fail(nvml, error, status, "nvmlDeviceGetHandleByUUID");
+    r = nvml_device(nvml, uuid, &device, error);
+    if (r < 0)
+        return r;
     status = nvml->virtualization_mode(device, &mode);
     /* Slices of a GPU refuse the question; modes above these are those of a hypervisor's own side. */
     if (status != NVML_SUCCESS || mode < USK_NVML_BARE || mode > USK_NVML_VGPU)

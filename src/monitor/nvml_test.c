@@ -51,6 +51,24 @@ static void test_holders(void **unused)
     usk_nvml_close(nvml);
 }
 
+static void test_used(void **unused)
+{
+    uint64_t used_bytes = 0;
+    struct unstick_error error;
+    struct usk_nvml *nvml;
+
+    (void)unused;
+    assert_int_equal(usk_nvml_open(FAKE_NVML, &nvml, NULL), UNSTICK_OK);
+    /* What the processes hold that say so, and 64 MiB that are nobody's. */
+    assert_int_equal(usk_nvml_used(nvml, "GPU-0", &used_bytes, NULL), UNSTICK_OK);
+    assert_int_equal(used_bytes, (UINT64_C(8) << 30) + (64 << 20));
+    assert_int_equal(usk_nvml_used(nvml, "GPU-unknown", &used_bytes, &error), UNSTICK_DRIVER);
+    setenv("FAKE_NVML_FAILS", "memory", 1);
+    assert_int_equal(usk_nvml_used(nvml, "GPU-0", &used_bytes, &error), UNSTICK_DRIVER);
+    assert_non_null(strstr(error.text, "nvmlDeviceGetMemoryInfo"));
+    usk_nvml_close(nvml);
+}
+
 static void test_failures(void **unused)
 {
     struct usk_holder holders[USK_HOLDERS_MAX];
@@ -76,6 +94,35 @@ static void test_failures(void **unused)
     setenv("FAKE_NVML_FAILS", "graphics", 1);
     assert_int_equal(usk_nvml_holders(nvml, "GPU-0", holders, &n, &error), UNSTICK_OK);
     assert_int_equal(n, 3);
+    usk_nvml_close(nvml);
+}
+
+static void test_use(void **unused)
+{
+    static const char *const failing[] = { "count", "index", "memory" };
+    struct usk_nvml_use use;
+    struct unstick_error error;
+    struct usk_nvml *nvml;
+
+    (void)unused;
+    assert_int_equal(usk_nvml_open(FAKE_NVML, &nvml, NULL), UNSTICK_OK);
+    assert_int_equal(usk_nvml_use(nvml, getppid(), &use, NULL), UNSTICK_OK);
+    assert_true(use.is_listed && !use.is_amount_unknown);
+    assert_true(use.process_bytes == UINT64_C(1) << 30);
+    assert_true(use.used_bytes == (UINT64_C(64) << 20) + (UINT64_C(8) << 30));
+    assert_int_equal(usk_nvml_use(nvml, 2147483647, &use, NULL), UNSTICK_OK);
+    assert_true(use.is_listed && use.is_amount_unknown);
+    assert_int_equal(usk_nvml_use(nvml, 2147483640, &use, NULL), UNSTICK_OK);
+    assert_true(!use.is_listed && !use.process_bytes);
+    for (size_t i = 0; i < sizeof(failing) / sizeof(failing[0]); i++) {
+        setenv("FAKE_NVML_FAILS", failing[i], 1);
+        assert_int_equal(usk_nvml_use(nvml, getppid(), &use, &error), UNSTICK_DRIVER);
+        assert_int_equal(error.native, 999);
+    }
+    /* A list that cannot be had leaves the process unlisted. */
+    setenv("FAKE_NVML_FAILS", "compute", 1);
+    assert_int_equal(usk_nvml_use(nvml, getppid(), &use, &error), UNSTICK_OK);
+    assert_false(use.is_listed);
     usk_nvml_close(nvml);
 }
 
@@ -118,7 +165,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_holders, setup),
+        cmocka_unit_test_setup(test_used, setup),
         cmocka_unit_test_setup(test_failures, setup),
+        cmocka_unit_test_setup(test_use, setup),
         cmocka_unit_test_setup(test_virtualization, setup),
         cmocka_unit_test_setup(test_absent, setup),
     };

@@ -34,8 +34,11 @@ static void verdict_set_difference(struct unstick_allocconf_verdict *verdict, co
 {
     const struct unstick_allocconf_entry *missing = compare_missing(wanted, found);
     const struct unstick_allocconf_entry *entry = missing ? missing : compare_missing(found, wanted);
-    const struct unstick_allocconf_entry *other = usk_allocconf_entry_find(missing ? found : wanted, entry->key->name);
+    const struct unstick_allocconf_entry *other;
 
+    if (!entry)
+        return;
+    other = usk_allocconf_entry_find(missing ? found : wanted, entry->key->name);
     verdict->outcome = UNSTICK_ALLOCCONF_DIFFERENT;
     if (missing && other)
         snprintf(verdict->text, sizeof(verdict->text),

@@ -23,6 +23,7 @@
 
 #include "policy/explain.h"
 #include "policy/ledger.h"
+#include "policy/rival.h"
 #include "policy/suggest.h"
 #include "policy/victim.h"
 
@@ -33,6 +34,8 @@ struct decision {
     struct usk_ledger ledger;
     struct usk_victims victims;
     int64_t shortage_bytes; /* what has to leave */
+    bool has_rival;
+    double lead_s; /* what the choice of victims may cost against LRU's */
 };
 
 static bool demand_may_wait(const struct unstick_demand *demand)
@@ -66,11 +69,29 @@ static void decision_reclaim(struct decision *decision, int64_t bytes)
         decision->plan->actions = UNSTICK_PLAN_CLEAR_WORKSPACES | UNSTICK_PLAN_EMPTY_CACHE;
 }
 
+/* Takes by cost, unless that may end up dearer than LRU's choice by more than is left to lose. */
+static void decision_take(struct decision *decision, int64_t bytes)
+{
+    struct usk_victims *victims = &decision->victims;
+    int64_t evictable_bytes = victims->evictable_bytes;
+    bool is_following = victims->is_following;
+
+    usk_victims_take(victims, bytes);
+    if (!decision->has_rival || is_following ||
+        usk_rival_stake(decision->snapshot, victims->items, victims->n_taken) <= decision->lead_s)
+        return;
+    usk_victims_init(victims, decision->snapshot, decision->demand, &decision->ledger, true, victims->items);
+    /* Where host memory is short, another order finds places for others: what was promised goes first. */
+    if (victims->evictable_bytes != evictable_bytes)
+        usk_victims_init(victims, decision->snapshot, decision->demand, &decision->ledger, false, victims->items);
+    usk_victims_take(victims, bytes);
+}
+
 static void decision_evict(struct decision *decision, int64_t bytes)
 {
     struct unstick_plan *plan = decision->plan;
 
-    usk_victims_take(&decision->victims, bytes);
+    decision_take(decision, bytes);
     plan->n_victims = decision->victims.n_taken;
     for (size_t i = 0; i < plan->n_victims; i++)
         plan->evict_bytes += plan->victims[i].bytes;
@@ -237,9 +258,12 @@ int unstick_decide(const struct unstick_snapshot *snapshot, const struct unstick
     if (wrong)
         return decision_fail(plan, wrong);
     *plan = (struct unstick_plan){ .size = sizeof(*plan), .victims = plan->victims, .max_victims = plan->max_victims };
-    usk_victims_init(&decision.victims, snapshot, demand, &decision.ledger, plan->victims);
     decision.shortage_bytes =
         usk_ledger_shortage(&decision.ledger, decision.ledger.missing_bytes, decision.ledger.working_bytes);
+    decision.has_rival = snapshot->policy == UNSTICK_POLICY_COST && snapshot->rival && snapshot->rival->lru_bytes;
+    if (decision.has_rival)
+        decision.lead_s = usk_rival_lead(snapshot);
+    usk_victims_init(&decision.victims, snapshot, demand, &decision.ledger, decision.lead_s < 0, plan->victims);
     decision_fill(&decision);
     decision_make(&decision);
     if (plan->verdict == UNSTICK_VERDICT_FORCED || plan->verdict == UNSTICK_VERDICT_REFUSED)

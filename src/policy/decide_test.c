@@ -64,6 +64,15 @@ static const struct unstick_plan *desk_decide(struct desk *desk)
     return &desk->plan;
 }
 
+static bool desk_suggests(const struct desk *desk, enum unstick_suggestion_action action)
+{
+    for (size_t i = 0; i < desk->plan.n_suggestions; i++) {
+        if (desk->plan.suggestions[i].action == action)
+            return true;
+    }
+    return false;
+}
+
 static void test_partial_eviction(void **state)
 {
     struct desk desk;
@@ -316,6 +325,33 @@ static void test_changed_settings(void **state)
     assert_int_equal(desk_decide(&desk)->verdict, UNSTICK_VERDICT_HIT);
 }
 
+/* In use with other settings: to force it would be to have two of one key, so nobody is told to. */
+static void test_no_force_for_changed_settings(void **state)
+{
+    struct desk desk;
+
+    (void)state;
+    for (uint64_t free_bytes = 0; free_bytes <= 100 * GIB; free_bytes += 100 * GIB) {
+        desk_init(&desk, free_bytes);
+        desk.reading.total_bytes = 120 * GIB;
+        desk.demand.required_bytes = 50 * GIB;
+        desk.demand.basis = UNSTICK_BASIS_FILES;
+        desk_decide(&desk);
+        assert_int_equal(desk.plan.verdict, free_bytes ? UNSTICK_VERDICT_FITS : UNSTICK_VERDICT_REFUSED);
+        assert_int_equal(desk_suggests(&desk, UNSTICK_SUGGEST_FORCE), !free_bytes);
+        desk.demand.key = "b_none";
+        desk.demand.fingerprint = "0123456789abcdef";
+        desk.entries[1].n_leases = 1;
+        desk_decide(&desk);
+        assert_int_equal(desk.plan.verdict, UNSTICK_VERDICT_REFUSED);
+        assert_non_null(strstr(desk.plan.reason, "other settings"));
+        assert_false(desk_suggests(&desk, UNSTICK_SUGGEST_FORCE));
+        /* What others hold is in nobody's way while memory is not short. */
+        assert_int_equal(desk_suggests(&desk, UNSTICK_SUGGEST_OTHERS), !free_bytes);
+        assert_int_equal(desk_suggests(&desk, UNSTICK_SUGGEST_WAIT), free_bytes != 0);
+    }
+}
+
 static void test_cheap_tiers_leave_first(void **state)
 {
     struct desk desk;
@@ -493,6 +529,7 @@ int main(void)
         cmocka_unit_test(test_limit),
         cmocka_unit_test(test_working_memory_comes_from_torch),
         cmocka_unit_test(test_changed_settings),
+        cmocka_unit_test(test_no_force_for_changed_settings),
         cmocka_unit_test(test_cheap_tiers_leave_first),
         cmocka_unit_test(test_host_memory_for_new_backups),
         cmocka_unit_test(test_round_robin),

@@ -94,7 +94,7 @@ static bool spelling_reduce(const char *text, size_t length, char word[SPELLING_
             continue;
         if (n == SPELLING_MAX - 1)
             return false;
-        word[n++] = c < 0x80 ? (char)tolower(c) : '?';
+        word[n++] = (char)(c < 0x80 ? tolower(c) : '?');
     }
     word[n] = '\0';
     return true;

@@ -191,6 +191,9 @@ static void suggest_when_short(struct suggest *suggest)
         suggest_add(suggest, UNSTICK_SUGGEST_WAIT, suggest->demand->quantization, plan->leased_bytes,
                     "let it wait: models in use in this process hold %s",
                     usk_size_format(size, plan->leased_bytes));
+    /* Refused because the key is in use with other settings: memory is not what is missing. */
+    if (!plan->short_bytes)
+        return;
     if (plan->maybe_bytes >= SUGGEST_NOTABLE_BYTES && available + plan->maybe_bytes >= required)
         suggest_add(suggest, UNSTICK_SUGGEST_COLLECT, suggest->demand->quantization, plan->maybe_bytes,
                     "find out who still references tensors in this process: %s are live in torch",
@@ -208,7 +211,7 @@ static void suggest_when_short(struct suggest *suggest)
                                                                    : "the workflow's process",
                     usk_size_format(size, suggest->available_bytes), usk_size_format(others, UNSTICK_VIABLE_BYTES));
     if (plan->verdict == UNSTICK_VERDICT_REFUSED && !suggest->demand->allow_low_memory &&
-        !suggest_is_hopeless(suggest))
+        !suggest->ledger->is_stale_blocked && !suggest_is_hopeless(suggest))
         suggest_add(suggest, UNSTICK_SUGGEST_FORCE, suggest->demand->quantization, plan->short_bytes,
                     "set 'allow_low_memory': true in the system constraints to load all the same; %s are missing, so "
                     "expect an out-of-memory error",

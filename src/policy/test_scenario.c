@@ -81,6 +81,20 @@ static void scenario_make_entry(struct scenario *scenario, size_t index)
     }
 }
 
+/* Ahead, behind, or undecided. */
+static void scenario_make_rival(struct scenario *scenario)
+{
+    if (scenario_chance(scenario, 2))
+        return;
+    scenario->rival = (struct unstick_rival){ .lru_bytes = scenario->lru_bytes,
+                                              .room_bytes = scenario_bytes(scenario, 24),
+                                              .paid_s = (double)scenario_pick(scenario, 5),
+                                              .lru_s = (double)scenario_pick(scenario, 5) };
+    for (size_t i = 0; i < SCENARIO_MAX_VICTIMS; i++)
+        scenario->lru_bytes[i] = scenario_chance(scenario, 2) ? scenario_bytes(scenario, 8) : 0;
+    scenario->snapshot.rival = &scenario->rival;
+}
+
 static void scenario_make_reading(struct scenario *scenario)
 {
     struct unstick_reading *reading = &scenario->reading;
@@ -160,6 +174,7 @@ void scenario_make(struct scenario *scenario, const uint8_t *data, size_t n_data
     };
     for (size_t i = 0; i < scenario->snapshot.n_entries; i++)
         scenario_make_entry(scenario, i);
+    scenario_make_rival(scenario);
     scenario_make_reading(scenario);
     scenario_make_demand(scenario);
 }
@@ -450,6 +465,37 @@ static const char *check_monotone(const struct unstick_plan *less, const struct 
     return NULL;
 }
 
+/* The shadow holds no more of anything than there is of it, and no more in all than there is room for. */
+static const char *check_rival(struct scenario *scenario, const struct unstick_plan *plan)
+{
+    const struct unstick_rival *rival = &scenario->rival;
+    struct unstick_rival before = *rival;
+    uint64_t held_bytes = 0, free_bytes = 0;
+    size_t at = 0;
+
+    unstick_rival_note(&scenario->snapshot, &scenario->demand, plan);
+    if (rival->n_notes == before.n_notes)
+        return rival->paid_s == before.paid_s && rival->lru_s == before.lru_s ? NULL
+                                                                              : "what was not noted cost something";
+    if (rival->paid_s < before.paid_s || rival->lru_s < before.lru_s)
+        return "a request paid less than nothing";
+    for (size_t i = 0; i < scenario->snapshot.n_entries; i++) {
+        const struct unstick_snapshot_entry *entry = &scenario->entries[i];
+        bool is_held = entry->is_pinned || entry->is_loading || entry->n_leases || i == plan->entry;
+
+        for (size_t j = 0; j < entry->n_components; j++, at++) {
+            if (scenario->lru_bytes[at] > entry->components[j].bytes)
+                return "the shadow has more of a component than there is";
+            held_bytes += scenario->lru_bytes[at];
+            if (!is_held && !entry->components[j].n_leases)
+                free_bytes += scenario->lru_bytes[at];
+        }
+    }
+    if (held_bytes > rival->room_bytes && free_bytes)
+        return "the shadow keeps more than there is room for";
+    return NULL;
+}
+
 const char *scenario_check(struct scenario *scenario)
 {
     struct unstick_victim victims[3][SCENARIO_MAX_VICTIMS];
@@ -478,5 +524,6 @@ const char *scenario_check(struct scenario *scenario)
         return broken;
     if (!plan_is_equal(&plans[0], &plans[1]))
         return "the same input gives another plan";
-    return check_monotone(&plans[0], &plans[2]);
+    broken = check_monotone(&plans[0], &plans[2]);
+    return broken ? broken : check_rival(scenario, &plans[0]);
 }

@@ -21,6 +21,8 @@ struct scenario {
     struct unstick_demand demand;
     struct unstick_snapshot_entry entries[SCENARIO_MAX_ENTRIES];
     struct unstick_snapshot_component components[SCENARIO_MAX_ENTRIES][SCENARIO_MAX_COMPONENTS];
+    struct unstick_rival rival;
+    uint64_t lru_bytes[SCENARIO_MAX_VICTIMS];
     struct unstick_alternative alternatives[3];
     const char *wanted[2];
 };

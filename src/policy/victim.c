@@ -20,6 +20,8 @@
 #define VICTIM_GIB 1073741824.0
 /* A component that is partly gone must be restored on its next use anyway: rather all of that than a bit of two. */
 #define VICTIM_PARTIAL 0.9
+#define VICTIM_RANK_OF_PARTLY_OURS 1
+#define VICTIM_RANK_OF_BOTH 2
 
 /* Measured on a PCIe Gen5 x16 link; only their ratios decide anything. */
 static const uint64_t victim_rates[4] = {
@@ -104,13 +106,26 @@ static double victim_seconds(const struct usk_victims *victims, const struct uns
            (double)unbacked / (double)component->resident_bytes * victims->seconds[UNSTICK_TIER_AUTO];
 }
 
-static void victim_rate(const struct usk_victims *victims, struct unstick_victim *victim, double chance)
+/* While LRU is followed: first what LRU would not have here any more. */
+static double victim_rank(const struct unstick_snapshot_component *component, uint64_t lru_bytes)
+{
+    if (lru_bytes >= component->resident_bytes)
+        return VICTIM_RANK_OF_BOTH;
+    return lru_bytes ? VICTIM_RANK_OF_PARTLY_OURS : 0;
+}
+
+static void victim_rate(const struct usk_victims *victims, struct unstick_victim *victim, double chance,
+                        uint64_t lru_bytes)
 {
     const struct unstick_snapshot_component *component = victim_component(victims->snapshot, victim);
 
     victim->score = 0;
     if (victims->snapshot->policy != UNSTICK_POLICY_COST)
         return;
+    if (victims->is_following) {
+        victim->score = victim_rank(component, lru_bytes);
+        return;
+    }
     victim->score = chance * victim_seconds(victims, victim);
     if (component->resident_bytes < component->bytes)
         victim->score *= VICTIM_PARTIAL;
@@ -222,21 +237,23 @@ static void victims_place_all(struct usk_victims *victims)
 
 void usk_victims_init(struct usk_victims *victims, const struct unstick_snapshot *snapshot,
                       const struct unstick_demand *demand, const struct usk_ledger *ledger,
-                      struct unstick_victim *items)
+                      bool is_following, struct unstick_victim *items)
 {
     uint64_t unbacked = 0;
+    size_t at = 0;
 
     *victims = (struct usk_victims){ .snapshot = snapshot,
                                      .items = items,
+                                     .is_following = is_following,
                                      .pinned_bytes = snapshot->host_pinned_bytes,
                                      .pageable_bytes = snapshot->host_pageable_bytes };
     for (unsigned int tier = 0; tier < 4; tier++)
         victims->seconds[tier] = VICTIM_GIB / (double)usk_victims_rate(snapshot, (enum unstick_tier)tier);
     for (size_t i = 0; i < snapshot->n_entries; i++) {
         const struct unstick_snapshot_entry *entry = &snapshot->entries[i];
-        double chance = usk_reuse_chance(&entry->reuse, snapshot->turn);
+        double chance = is_following ? 0 : usk_reuse_chance(&entry->reuse, snapshot->turn);
 
-        for (size_t j = 0; j < entry->n_components; j++) {
+        for (size_t j = 0; j < entry->n_components; j++, at++) {
             struct unstick_victim *victim = &items[victims->n_items];
 
             if (!entry->components[j].resident_bytes ||
@@ -248,7 +265,7 @@ void usk_victims_init(struct usk_victims *victims, const struct unstick_snapshot
                                                .is_discard = i == ledger->stale_entry };
             if (!victim_place(victims, victim))
                 continue;
-            victim_rate(victims, victim, chance);
+            victim_rate(victims, victim, chance, is_following ? snapshot->rival->lru_bytes[at] : 0);
             if (victim->is_discard && i == ledger->stale_entry)
                 victim->score = -1;
             else if (!victim->is_discard)

@@ -190,12 +190,14 @@ static bool reclaim_is_doable(const struct unstick_reclaim *machine, const struc
 /* Notes what is left out; true if it is. */
 static bool reclaim_skip(struct unstick_reclaim *machine, enum unstick_action_kind kind)
 {
+    struct unstick_reclaim_step *step = reclaim_step(machine);
     bool is_held_back = reclaim_is_held_back(machine, kind);
 
     if (reclaim_can(machine, kind) && !is_held_back)
         return false;
     machine->has_leased_skips |= is_held_back && reclaim_can(machine, kind);
-    reclaim_step(machine)->skipped |= UNSTICK_ACTION_BIT(kind);
+    if (step)
+        step->skipped |= UNSTICK_ACTION_BIT(kind);
     return true;
 }
 
@@ -240,6 +242,7 @@ static bool reclaim_table_walk(struct unstick_reclaim *machine, struct unstick_r
 {
     while (machine->next_round < machine->table->n_rounds) {
         const struct usk_reclaim_round *round = &machine->table->rounds[machine->next_round];
+        struct unstick_reclaim_step *step;
 
         switch (machine->stage) {
         case USK_STAGE_PICK:
@@ -273,7 +276,9 @@ static bool reclaim_table_walk(struct unstick_reclaim *machine, struct unstick_r
                 if (reclaim_skip(machine, entry->kind))
                     break;
                 machine->has_acted = true;
-                reclaim_step(machine)->performed |= UNSTICK_ACTION_BIT(entry->kind);
+                step = reclaim_step(machine);
+                if (step)
+                    step->performed |= UNSTICK_ACTION_BIT(entry->kind);
                 action->kind = entry->kind;
                 action->stats = entry->stats;
                 return true;

@@ -54,6 +54,8 @@ struct unstick_device {
     uint64_t *hash_slots;           /* baton: a bit per slot that is taken */
     uint64_t n_stray_writes;        /* baton: found so far */
     unsigned int n_consumers;       /* baton: running tasks that want spares to be kept */
+    /* Promised to somebody: an arrival that can wait for what it evicts does not take it. */
+    atomic_uint_least64_t claimed_bytes;
     atomic_bool is_lost;
     struct unstick_region *regions; /* lock */
     struct unstick_region *dead;    /* lock: without references, to be ended by a holder of the baton */
@@ -80,6 +82,8 @@ bool usk_device_settle(struct unstick_device *dev);
 /* Physical memory for contents: a spare one, else a new one. UNSTICK_OUT_OF_DEVICE_MEMORY at the limit too. */
 int usk_physical_acquire(struct unstick_device *dev, uint64_t bytes, struct usk_physical **ret_physical,
                          struct unstick_error *error);
+/* There is more, spares included, than what somebody was promised. */
+bool usk_physical_is_at_hand(struct unstick_device *dev, uint64_t bytes);
 /* A new one, counted in `account`. */
 int usk_physical_new(struct unstick_device *dev, uint64_t bytes, enum usk_account account,
                      struct usk_physical **ret_physical, struct unstick_error *error);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Giving up backups that nothing depends on: what is resident is its own contents. Its next eviction has to copy it out,
- * which is less than what others lose that have their only copy in host memory.
+ * Giving up backups that nothing depends on: what is resident is its own contents. Its next eviction has to copy it
+ * out, which is less than what others lose that have their only copy in host memory.
  */
 #include "base/math.h"
 #include "region/region.h"

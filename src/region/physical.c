@@ -76,6 +76,13 @@ int usk_physical_new(struct unstick_device *dev, uint64_t bytes, enum usk_accoun
     return UNSTICK_OK;
 }
 
+bool usk_physical_is_at_hand(struct unstick_device *dev, uint64_t bytes)
+{
+    uint64_t claimed = atomic_load(&dev->claimed_bytes), wanted;
+
+    return !claimed || (usk_add(claimed, bytes, &wanted) && wanted <= usk_device_room_bytes(dev));
+}
+
 int usk_physical_acquire(struct unstick_device *dev, uint64_t bytes, struct usk_physical **ret_physical,
                          struct unstick_error *error)
 {

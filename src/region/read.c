@@ -178,42 +178,31 @@ static uint64_t read_piece_bytes(const struct unstick_region *region, uint64_t o
     return usk_min(bytes, usk_min(granule_bytes - offset % granule_bytes, READ_CHUNK_BYTES));
 }
 
-int unstick_region_read(struct unstick_region *region, uint64_t offset, void *buffer, size_t bytes,
-                        struct unstick_error *error)
+/* Granule by granule and chunk by chunk; from `from` into the region, or without it to `to`. */
+static int read_pieces(struct unstick_region *region, uint64_t offset, char *to, const char *from, uint64_t bytes,
+                       struct unstick_error *error)
 {
-    char *to = buffer;
     int r = read_hold(region, offset, bytes, error);
 
     if (r < 0)
         return r;
-    while (bytes && r == UNSTICK_OK) {
-        uint64_t n = read_piece_bytes(region, offset, bytes);
-
-        r = read_piece(region, offset, to, n, error);
-        offset += n;
-        to += n;
-        bytes -= n;
+    for (uint64_t at = 0, n; at < bytes && r == UNSTICK_OK; at += n) {
+        n = read_piece_bytes(region, offset + at, bytes - at);
+        r = from ? write_piece(region, offset + at, from + at, n, error)
+                 : read_piece(region, offset + at, to + at, n, error);
     }
     read_unhold(region);
     return r;
 }
 
+int unstick_region_read(struct unstick_region *region, uint64_t offset, void *buffer, size_t bytes,
+                        struct unstick_error *error)
+{
+    return read_pieces(region, offset, buffer, NULL, bytes, error);
+}
+
 int unstick_region_write(struct unstick_region *region, uint64_t offset, const void *buffer, size_t bytes,
                          struct unstick_error *error)
 {
-    const char *from = buffer;
-    int r = read_hold(region, offset, bytes, error);
-
-    if (r < 0)
-        return r;
-    while (bytes && r == UNSTICK_OK) {
-        uint64_t n = read_piece_bytes(region, offset, bytes);
-
-        r = write_piece(region, offset, from, n, error);
-        offset += n;
-        from += n;
-        bytes -= n;
-    }
-    read_unhold(region);
-    return r;
+    return read_pieces(region, offset, NULL, buffer, bytes, error);
 }

@@ -119,8 +119,10 @@ static void region_end_granule(struct unstick_region *region, uint32_t index, bo
     *granule = (struct usk_granule){ .is_bare = true };
 }
 
-/* [baton] Takes everything away and frees the region; false: not all of it yet. Without a device there is nothing to give
- * back but our own. */
+/*
+ * [baton] Takes everything away and frees the region; false: not all of it yet. Without a device there is nothing to
+ * give back but our own.
+ */
 static bool region_end(struct unstick_region *region, uint64_t deadline_ns)
 {
     const struct usk_device_ops *ops = region->dev->driver->ops;

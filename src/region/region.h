@@ -84,8 +84,10 @@ uint32_t usk_region_n_granules(const struct unstick_region *region);
 
 /* [baton] Gives up the arena and the files that no blob refers to any more. */
 void usk_region_trim(struct unstick_region *region);
-/* Gives up the backups in host memory of what is resident, and says how much that was; nothing while a task works on the
- * region. Takes the baton. */
+/*
+ * Gives up the backups in host memory of what is resident, and says how much that was; nothing while a task works on
+ * the region. Takes the baton.
+ */
 uint64_t usk_region_forget_backups(struct unstick_region *region);
 /* [baton] Takes the census of the granules and publishes it. */
 void usk_region_publish(struct unstick_region *region);
@@ -97,7 +99,9 @@ void usk_region_unref_in_step(struct unstick_region *region);
 /* [baton] Ends the regions without references, a granule at least; false: the time was up before all were ended. */
 bool usk_region_reap(struct unstick_device *dev, uint64_t deadline_ns);
 
-/* True if every invariant that can be checked from outside holds, with the accounts of its device. For tests. [baton] */
+/*
+ * True if every invariant that can be checked from outside holds, with the accounts of its device. For tests. [baton]
+ */
 bool usk_device_is_valid(struct unstick_device *dev);
 
 /* --- granule.c [baton] --- */

@@ -41,6 +41,8 @@ bool usk_device_is_valid(struct unstick_device *dev)
     for (struct unstick_region *region = dev->regions; region; region = region->next) {
         for (uint32_t i = 0; i < region->n_reserved; i++) {
             is_valid &= granule_is_valid(region, i);
+            /* Between an unmap and a map that has to be asked for again a task is at work. */
+            is_valid &= region->holder || !region->granules[i].physical || !region->granules[i].is_bare;
             if (region->granules[i].physical)
                 resident_bytes += region->granules[i].physical->bytes;
         }

@@ -61,8 +61,8 @@ int usk_arena_new(struct usk_store *store, uint64_t granule_bytes, uint64_t byte
     n_pieces = usk_div_up(n_granules, n_granules_per_piece);
     arena = calloc(1, sizeof(*arena) + n_pieces * sizeof(arena->pieces[0]));
     if (!arena)
-        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "no memory for the %llu pieces of an arena",
-                             (unsigned long long)n_pieces);
+        return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc",
+                             "no memory for the %llu pieces of an arena", (unsigned long long)n_pieces);
     arena->store = store;
     arena->granule_bytes = granule_bytes;
     arena->n_granules = (uint32_t)n_granules;

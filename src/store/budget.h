@@ -27,8 +27,10 @@ void usk_budget_return(struct usk_budget *budget, enum usk_budget_kind kind, uin
 /* Counts reserved bytes as another kind. */
 void usk_budget_move(struct usk_budget *budget, enum usk_budget_kind from, enum usk_budget_kind to, uint64_t bytes);
 
-/* True if `bytes` of a kind would fit once what is leaving has left. Buffers of the ring leave as soon as they have been
- * used, for whatever else needs their room: who has one never waits for other host memory. */
+/*
+ * True if `bytes` of a kind would fit once what is leaving has left. Buffers of the ring leave as soon as they have
+ * been used, for whatever else needs their room: who has one never waits for other host memory.
+ */
 bool usk_budget_will_fit(struct usk_budget *budget, enum usk_budget_kind kind, uint64_t bytes);
 
 /* Whether the machine has that much memory now. Reads files: for pool threads. */

@@ -93,7 +93,8 @@ void usk_pin_file_set_pin(struct usk_pin_file_set *set)
 }
 
 /* Notes how a job ended; the last one of a set that was freed ends the set. */
-static void piece_end(struct usk_pin_file_piece *piece, enum usk_pin_file_piece_state state, const struct unstick_error *error)
+static void piece_end(struct usk_pin_file_piece *piece, enum usk_pin_file_piece_state state,
+                      const struct unstick_error *error)
 {
     struct usk_pin_file_set *set = piece->file->set;
     struct usk_pin_file_piece *next;
@@ -451,8 +452,8 @@ static void set_run_release(struct usk_job *job)
     set_release((struct usk_pin_file_set *)((char *)job - offsetof(struct usk_pin_file_set, release)));
 }
 
-int usk_pin_file_set_init(struct usk_pin_file_set *set, struct usk_store *store, const char *const *paths, size_t n_paths,
-                      struct unstick_error *error)
+int usk_pin_file_set_init(struct usk_pin_file_set *set, struct usk_store *store, const char *const *paths,
+                          size_t n_paths, struct unstick_error *error)
 {
     set->store = store;
     set->release.run = set_run_release;

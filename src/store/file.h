@@ -65,8 +65,8 @@ struct usk_pin_file_set {
 };
 
 /* The files are not opened yet. The set stays at its address until it is gone. */
-int usk_pin_file_set_init(struct usk_pin_file_set *set, struct usk_store *store, const char *const *paths, size_t n_paths,
-                      struct unstick_error *error);
+int usk_pin_file_set_init(struct usk_pin_file_set *set, struct usk_store *store, const char *const *paths,
+                          size_t n_paths, struct unstick_error *error);
 /* [blocks] Opens, identifies and, where it may help, maps a file; nothing to do if it is open. */
 int usk_pin_file_open(struct usk_pin_file *file, struct unstick_error *error);
 /* Counts a stretch that lies in one piece among what that piece registers. The file is open. */

@@ -68,8 +68,9 @@ int usk_arena_new(struct usk_store *store, uint64_t granule_bytes, uint64_t byte
                   struct usk_arena **ret_arena, struct unstick_error *error);
 
 /* Asks for the memory of one granule and takes a hold on it; every success or PENDING is undone by one usk_arena_put().
- * UNSTICK_OK: usable now. UNSTICK_PENDING: ask again with usk_arena_poll(). UNSTICK_HOST_BUDGET, UNSTICK_OUT_OF_HOST_MEMORY:
- * no hold was taken. Who goes from granule to granule, up or down, has the next two pieces begun ahead of time. */
+ * UNSTICK_OK: usable now. UNSTICK_PENDING: ask again with usk_arena_poll(). UNSTICK_HOST_BUDGET,
+ * UNSTICK_OUT_OF_HOST_MEMORY: no hold was taken. Who goes from granule to granule, up or down, has the next two pieces
+ * begun ahead of time. */
 int usk_arena_get(struct usk_arena *arena, uint32_t index, struct unstick_error *error);
 /* For a granule that is held: OK, PENDING, or why its memory cannot be had (the hold stays). */
 int usk_arena_poll(struct usk_arena *arena, uint32_t index, struct unstick_error *error);
@@ -119,8 +120,8 @@ int usk_backing_new(struct usk_store *store, const struct unstick_layout *layout
 bool usk_backing_is_direct(const struct usk_backing *backing);
 
 /* Registers what granule `index` needs, ahead of time also what its followers need, and takes a hold; as for
- * usk_arena_get(). A granule without extents is OK at once. A refusal by the device is UNSTICK_UNSUPPORTED: from then on
- * is_direct() is false. */
+ * usk_arena_get(). A granule without extents is OK at once. A refusal by the device is UNSTICK_UNSUPPORTED: from then
+ * on is_direct() is false. */
 int usk_backing_get(struct usk_backing *backing, uint32_t index, struct unstick_error *error);
 int usk_backing_poll(struct usk_backing *backing, uint32_t index, struct unstick_error *error);
 /* True if granule `index` is not registered and would have to wait for others that are. */

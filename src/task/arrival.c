@@ -2,8 +2,8 @@
 /*
  * One granule on its way to the device: its bytes are made ready in host memory that the device can read, physical
  * memory comes under its address, the copy runs, and only when that has been seen to end (and, where asked, the hash to
- * match) the granule is resident. Before that it is what it was, evicted or empty, so a failure at any point has nothing
- * to repair but the mapping.
+ * match) the granule is resident. Before that it is what it was, evicted or empty, so a failure at any point has
+ * nothing to repair but the mapping.
  */
 #include "task/task.h"
 
@@ -241,6 +241,11 @@ static void arrival_step_memory(struct usk_arrival *arrival, struct usk_step *st
         /* Asked before the attempt: what a source freed after that is still found by it. */
         bool may_wait = arrival_may_wait(task);
 
+        /* What is free now may be what another request counts on, and this one's share is still on its way. */
+        if (may_wait && !usk_physical_is_at_hand(task->region->dev, arrival_bytes(arrival))) {
+            step->is_waiting = true;
+            return;
+        }
         r = usk_physical_acquire(task->region->dev, arrival_bytes(arrival), &arrival->physical, &error);
         if (r == UNSTICK_OUT_OF_DEVICE_MEMORY && may_wait) {
             step->is_waiting = true;
@@ -455,6 +460,8 @@ static void arrival_step_leave(struct usk_arrival *arrival, struct usk_step *ste
             step->is_waiting = true;
             return;
         }
+        if (r == UNSTICK_BUSY)
+            r = usk_granule_give_up(task->region, arrival->index, NULL);
         if (r < 0)
             arrival_poison(arrival);
     }

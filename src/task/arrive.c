@@ -22,7 +22,7 @@ static bool arrive_wants(const struct unstick_task *task, uint32_t index)
 /* The bytes that the task sets out to bring. */
 static uint64_t arrive_sum(const struct unstick_task *task)
 {
-    uint64_t sum = 0, limit = task->max_bytes ? task->max_bytes : UINT64_MAX;
+    uint64_t sum = 0, limit = task->kind == USK_TASK_RESTORE && task->max_bytes ? task->max_bytes : UINT64_MAX;
 
     for (uint32_t i = 0; i < usk_region_n_granules(task->region) && sum < limit; i++) {
         if (arrive_wants(task, i))
@@ -167,6 +167,8 @@ static bool arrive_undo(struct unstick_task *task, struct usk_step *step)
             step->is_waiting = true;
             return false;
         }
+        if (r == UNSTICK_BUSY)
+            r = usk_granule_give_up(task->region, task->cursor, NULL);
         if (r < 0 && task->kind == USK_TASK_RESTORE && !atomic_load(&task->region->dev->is_lost))
             continue; /* it has come and is whole: it stays */
         task->result.done_bytes -= usk_region_granule_bytes(task->region, task->cursor);

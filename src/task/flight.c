@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What was submitted to the device is in flight until a ticket behind it has passed, whatever the calls said: a copy may
- * run although the mark behind it failed, and one that failed when it was polled may not be the last that runs. As long
- * as something is in flight, nothing that it touches is used for anything else: not the memory on either side, not the
- * slot of a hash, not the registration.
+ * What was submitted to the device is in flight until a ticket behind it has passed, whatever the calls said: a copy
+ * may run although the mark behind it failed, and one that failed when it was polled may not be the last that runs. As
+ * long as something is in flight, nothing that it touches is used for anything else: not the memory on either side, not
+ * the slot of a hash, not the registration.
  */
 #include "task/task.h"
 

@@ -221,6 +221,17 @@ static void leave_take(struct unstick_task *task, struct usk_step *step)
         task->take_cursor++;
 }
 
+/* A task that stops while the driver asks to be asked again has a granule without an address: one way or the other. */
+static void leave_finish_half(struct unstick_task *task)
+{
+    for (uint32_t i = task->take_cursor; i < task->region->n_reserved; i++) {
+        const struct usk_granule *granule = &task->region->granules[i];
+
+        if (granule->physical && granule->is_bare && usk_granule_give_up(task->region, i, NULL) == UNSTICK_OK)
+            leave_account_taken(task, i);
+    }
+}
+
 /* An eviction that a lease is waiting for gives way. */
 static void leave_check_wanted(struct unstick_task *task)
 {
@@ -247,6 +258,8 @@ static bool leave_work(struct unstick_task *task, struct usk_step *step)
     leave_copy(task, step);
     if (!usk_task_is_stopping(task))
         leave_take(task, step);
+    else
+        leave_finish_half(task);
     return leave_is_idle(task) && (task->failure || !task->n_left);
 }
 

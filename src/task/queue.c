@@ -86,7 +86,8 @@ bool usk_queue_frees_host_memory(const struct unstick_task *task)
     usk_context_lock(task->ctx);
     for (const struct unstick_task *other = task->ctx->tasks; other && !frees; other = other->next)
         frees = other != task &&
-                (other->kind == USK_TASK_DISCARD || other->kind == USK_TASK_REVOKE || other->kind == USK_TASK_RELEASE) &&
+                (other->kind == USK_TASK_DISCARD || other->kind == USK_TASK_REVOKE ||
+                 other->kind == USK_TASK_RELEASE) &&
                 (other->region->holder == other || !other->region->n_leases);
     usk_context_unlock(task->ctx);
     return frees;
@@ -306,14 +307,7 @@ int unstick_context_step(struct unstick_context *ctx, uint64_t now_ns)
 
 int unstick_context_timeout_ms(struct unstick_context *ctx)
 {
-    bool has_tasks;
-
-    if (usk_context_is_forked(ctx))
-        return -1;
-    usk_context_lock(ctx);
-    has_tasks = ctx->tasks;
-    usk_context_unlock(ctx);
-    return has_tasks ? (int)usk_max((uint64_t)atomic_load(&ctx->next_timeout_ms), 0) : atomic_load(&ctx->next_timeout_ms);
+    return usk_context_is_forked(ctx) ? -1 : atomic_load(&ctx->next_timeout_ms);
 }
 
 int unstick_context_fd(struct unstick_context *ctx)

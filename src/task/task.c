@@ -91,7 +91,7 @@ static bool task_copy_sources(struct unstick_task *task, const struct unstick_ta
 {
     if (!options || !options->n_sources)
         return true;
-    task->sources = calloc(options->n_sources, sizeof(*task->sources));
+    task->sources = calloc(options->n_sources, sizeof(struct unstick_task *));
     if (!task->sources)
         return false;
     usk_context_lock(task->ctx);
@@ -179,10 +179,10 @@ static int task_submit(struct unstick_task *task, struct unstick_task **ret_task
 static int task_run(struct unstick_region *region, enum usk_task_kind kind, const struct unstick_task_options *options,
                     struct unstick_task **ret_task, struct unstick_error *error)
 {
-    struct unstick_task *task;
+    struct unstick_task *task = NULL;
     int r = task_new(region, kind, options, &task, error);
 
-    return r < 0 ? r : task_submit(task, ret_task, error);
+    return r < 0 || !task ? r : task_submit(task, ret_task, error);
 }
 
 int unstick_region_load(struct unstick_region *region, const struct unstick_layout *layout,
@@ -190,7 +190,7 @@ int unstick_region_load(struct unstick_region *region, const struct unstick_layo
                         struct unstick_error *error)
 {
     uint64_t granule_bytes = region->dev->granule_bytes;
-    struct unstick_task *task;
+    struct unstick_task *task = NULL;
     int r = task_check(region, options, error);
 
     if (r < 0)
@@ -203,7 +203,7 @@ int unstick_region_load(struct unstick_region *region, const struct unstick_layo
                              layout ? (unsigned long long)layout->bytes : 0, region->name,
                              (unsigned long long)region->bytes);
     r = task_new(region, USK_TASK_LOAD, options, &task, error);
-    if (r < 0)
+    if (r < 0 || !task)
         return r;
     usk_baton_take(task->ctx);
     r = usk_backing_new(region->dev->store, layout, granule_bytes, &task->backing, error);

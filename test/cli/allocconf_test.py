@@ -4,16 +4,15 @@
 import json
 import os
 import subprocess
-import sys
 import unittest
 
-import cli_test
+import case
 
 RECOMMENDED = "expandable_segments:True"
 SEED = "garbage_collection_threshold:0.8,max_split_size_mb:128,expandable_segments:True"
 
 
-class Allocconf(cli_test.Case):
+class Allocconf(case.Case):
     def check(self, *arguments):
         return json.loads(self.good("allocconf", "check", *arguments, "--json"))
 
@@ -127,5 +126,4 @@ class Allocconf(cli_test.Case):
 
 
 if __name__ == "__main__":
-    cli_test.UNSTICK = os.path.abspath(sys.argv.pop(1))
-    unittest.main()
+    case.main()

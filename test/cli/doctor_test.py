@@ -3,13 +3,11 @@
 
 import json
 import os
-import sys
-import unittest
 
-import cli_test
+import case
 
 
-class Doctor(cli_test.Case):
+class Doctor(case.Case):
     def checks(self, **environment):
         """(check, level, text, advice) of a run with these variables."""
         before = dict(self.environment)
@@ -103,5 +101,4 @@ class OnAFakeGpu(Doctor):
 
 
 if __name__ == "__main__":
-    cli_test.UNSTICK = os.path.abspath(sys.argv.pop(1))
-    unittest.main()
+    case.main()

@@ -5,11 +5,9 @@ import json
 import os
 import signal
 import stat
-import sys
 import time
-import unittest
 
-import cli_test
+import case
 
 GIB = 1 << 30
 QUANTS = ("none", "8-bit", "4-bit", "4-bit-dq")
@@ -25,7 +23,7 @@ PARAMS = {"flux-dev": 11901408320, "flux-schnell": 11891178560, "text_encoder_2"
           "text_encoder": 123060480, "vae": 83819683}
 
 
-class Case(cli_test.Case):
+class Case(case.Case):
     def setUp(self):
         super().setUp()
         self.environment["XDG_STATE_HOME"] = self.path("state")
@@ -42,11 +40,11 @@ class Case(cli_test.Case):
                 size *= n
             header[tensor] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
             at += size
-        path = cli_test.write(self.path(name, "model.safetensors"),
-                              cli_test.with_header(json.dumps(header).encode(), b""))
+        path = case.write(self.path(name, "model.safetensors"),
+                          case.with_header(json.dumps(header).encode(), b""))
         os.truncate(path, os.path.getsize(path) + at)
         if config is not None:
-            cli_test.write(self.path(name, "config.json"), json.dumps(config).encode())
+            case.write(self.path(name, "config.json"), json.dumps(config).encode())
         return self.path(name)
 
     def assert_close(self, figure, truth, share=0.001):
@@ -132,8 +130,8 @@ class Kinds(Case):
                          ("SomeForCausalLM", "generic", 1))
         self.assertEqual(component["bytes"]["8-bit"], 8192 + 4 * 128 + 2 * (128 + 12800))
         # Tied, the head is the embedding: one tensor, whatever the file holds.
-        cli_test.write(os.path.join(path, "config.json"),
-                       b'{"architectures": ["SomeForCausalLM"], "tie_word_embeddings": true}')
+        case.write(os.path.join(path, "config.json"),
+                   b'{"architectures": ["SomeForCausalLM"], "tie_word_embeddings": true}')
         (component,) = self.estimate(path)["components"]
         self.assertEqual(component["bytes"]["8-bit"], 8192 + 4 * 128 + 2 * (128 + 6400))
 
@@ -164,7 +162,7 @@ class Kinds(Case):
                       os.path.join(path, shard))
             weight_map[name] = shard
         index = os.path.join(path, "model.safetensors.index.json")
-        cli_test.write(index, json.dumps({"metadata": {}, "weight_map": weight_map}).encode())
+        case.write(index, json.dumps({"metadata": {}, "weight_map": weight_map}).encode())
         self.assertEqual(self.estimate(path)["total"], whole)
         # A half-written index.
         with open(index, "rb+") as file:
@@ -246,14 +244,14 @@ class Bad(Case):
         os.mkdir(self.path("empty"))
         self.bad("estimate", self.path("empty"), says=[self.path("empty"), "safetensors"])
         self.bad("estimate", self.path("missing"), says="missing")
-        cli_test.write(self.path("text", "model.safetensors"), b"this is no model")
+        case.write(self.path("text", "model.safetensors"), b"this is no model")
         self.bad("estimate", self.path("text"), says="model.safetensors")
-        cli_test.write(self.path("half", "model_index.json"), b'{"transformer": ["diffusers", "Flux')
+        case.write(self.path("half", "model_index.json"), b'{"transformer": ["diffusers", "Flux')
         self.bad("estimate", self.path("half"), says="model_index.json")
         error = self.bad("estimate", self.path("no\nsuch"), says="no?such")
         self.assertIn("no?such", error["text"])
         path = self.folder("config", Kinds.LINEAR)
-        cli_test.write(os.path.join(path, "config.json"), b"{\"architectures\": [")
+        case.write(os.path.join(path, "config.json"), b"{\"architectures\": [")
         self.bad("estimate", path, says="config.json")
 
 
@@ -296,12 +294,47 @@ class Peaks(Case):
         self.assertEqual(self.estimate(os.path.join(path, "model.safetensors"), "--quant", "none")["id"],
                          "black-forest-labs/FLUX.1-dev")
 
+    def test_nothing_is_written_where_others_may_write(self):
+        folder = os.path.dirname(self.peaks)
+        os.makedirs(folder)
+        elsewhere = self.path("elsewhere")
+        os.symlink(elsewhere, f"{self.peaks}.new")
+        for mode in (0o777, 0o770, 0o1777):
+            os.chmod(folder, mode)
+            self.bad("estimate", "--id", "org/a", "--quant", "int8", "--record", "1GiB", says=(folder, "others may write"))
+        self.assertEqual(os.listdir(folder), ["peaks.json.new"])
+        os.chmod(folder, 0o755)
+        os.symlink(elsewhere, self.path("state", "unstick", "peaks.lock"))
+        self.bad("estimate", "--id", "org/a", "--quant", "int8", "--record", "1GiB", says="peaks.lock")
+        os.unlink(self.path("state", "unstick", "peaks.lock"))
+        self.estimate("--id", "org/a", "--quant", "int8", "--record", "1GiB")
+        self.assertEqual(sorted(os.listdir(folder)), ["peaks.json", "peaks.lock"])
+        self.assertFalse(os.path.exists(elsewhere))
+
+    def test_state_that_is_no_file(self):
+        os.makedirs(os.path.dirname(self.peaks))
+        os.mkfifo(self.peaks)
+        code, _, err = self.run_unstick("estimate", "--id", "org/a")
+        self.assertEqual((code, err.count("\n")), (1, 1))
+        self.assertIn("not a regular file", err)
+        self.assertTrue(stat.S_ISFIFO(os.stat(f"{self.peaks}.damaged-1").st_mode))
+        self.assertEqual(self.estimate("--id", "org/a")["learned"], {})
+
+    def test_what_a_killed_writer_left_goes(self):
+        os.makedirs(os.path.dirname(self.peaks))
+        with open(f"{self.peaks}.new", "w", encoding="utf-8") as file:
+            file.write('{"version"')
+        self.assertEqual(self.estimate("--id", "org/a")["learned"], {})
+        self.estimate("--id", "org/a", "--quant", "int8", "--record", "1GiB")
+        self.assertEqual(sorted(os.listdir(os.path.dirname(self.peaks))), ["peaks.json", "peaks.lock"])
+        self.assertEqual(self.estimate("--id", "org/a")["learned"]["8-bit"]["bytes"], GIB)
+
     def test_damaged(self):
         self.good("estimate", "--id", "a", "--quant", "8-bit", "--record", "1GiB")
         with open(self.peaks, "rb") as file:
             whole = file.read()
         for n, contents in enumerate((whole[:-4], b"", b"\0" * 100, whole.replace(b'"runs": 1', b'"runs": "1"')), 1):
-            cli_test.write(self.peaks, contents)
+            case.write(self.peaks, contents)
             code, out, err = self.run_unstick("estimate", "--id", "a", "--json")
             aside = f"{self.peaks}.damaged-{n}"
             self.assertEqual((code, err.count("\n")), (1, 1))
@@ -311,7 +344,7 @@ class Peaks(Case):
                 self.assertEqual(file.read(), contents)
             self.assertEqual(self.estimate("--id", "a")["total"]["basis"], "guess")
         # A writer does not go over it either.
-        cli_test.write(self.peaks, b"{")
+        case.write(self.peaks, b"{")
         code, _, err = self.run_unstick("estimate", "--id", "a", "--quant", "8-bit", "--record", "1GiB")
         self.assertEqual((code, err.count("\n")), (1, 1))
         with open(f"{self.peaks}.damaged-5", "rb") as file:
@@ -329,7 +362,7 @@ class Peaks(Case):
         os.mkdir(self.path("home"))
         self.good("estimate", "--id", "a", "--quant", "8-bit", "--record", "1GiB")
         self.assertTrue(os.path.exists(self.path("home", ".local", "state", "unstick", "peaks.json")))
-        cli_test.write(self.path("file"), b"")
+        case.write(self.path("file"), b"")
         self.environment["XDG_STATE_HOME"] = self.path("file")
         self.bad("estimate", "--id", "a", "--quant", "8-bit", "--record", "1GiB", says=self.path("file"))
 
@@ -357,5 +390,4 @@ class Peaks(Case):
 
 
 if __name__ == "__main__":
-    cli_test.UNSTICK = os.path.abspath(sys.argv.pop(1))
-    unittest.main()
+    case.main()

@@ -3,18 +3,17 @@
 
 import json
 import os
-import sys
 import unittest
 
-import cli_test
-from cli_test import MIB
+import case
+from case import MIB
 
 GIB = 1 << 30
 FIELDS = {"verdict", "reason", "required_bytes", "available_bytes", "reclaim_bytes", "held_by_others_bytes", "victims",
           "suggestions"}
 
 
-class Plan(cli_test.Case):
+class Plan(case.Case):
     def setUp(self):
         super().setUp()
         self.environment["XDG_STATE_HOME"] = self.path("state")
@@ -65,6 +64,22 @@ class Plan(cli_test.Case):
                          [("b_none", "model", 4 * GIB), ("c_none", "model", 2 * GIB)])
         self.assertEqual((out["available_bytes"], out["free_bytes"], out["evict_bytes"]), (16 * GIB, 4 * GIB, 6 * GIB))
         self.assertIn("b_none", out["reason"])
+
+    @unittest.skipUnless("FAKECUDA_PATH" in os.environ, "needs the stand-in for the driver")
+    def test_own_context_is_nobody_elses(self):
+        """What the command's context takes on a GPU stays in use there, but is not held by others."""
+        os.mkdir(self.path("processes"))
+        self.environment |= {"FAKECUDA_MEMORY": "128MiB", "FAKECUDA_PROCESSES": self.path("processes"),
+                             "LD_LIBRARY_PATH": os.environ["FAKECUDA_PATH"]}
+        arguments = ["--request", "flux_none", "--bytes", "1GiB"]
+        unknown = self.plan(*arguments, device="cuda:0")
+        self.assertGreater(unknown["held_by_others_bytes"], 0)
+        self.environment["LD_LIBRARY_PATH"] += ":" + os.environ["FAKE_NVML_PATH"]
+        known = self.plan(*arguments, device="cuda:0")
+        self.assertEqual(known["held_by_others_bytes"], 0)
+        self.assertEqual(known["available_bytes"], unknown["available_bytes"])
+        self.environment["FAKE_NVML_FAILS"] = "memory"
+        self.assertEqual(self.plan(*arguments, device="cuda:0"), unknown)
 
     def test_policies(self):
         arguments = ["--request", "flux_none", "--bytes", "5GiB", "--cached", "a_none=8GiB:idle=9", "--cached",
@@ -198,7 +213,7 @@ class Plan(cli_test.Case):
         self.bad(*good, "--path", self.path("none"), says="none")
 
 
-class Workflow(cli_test.Case):
+class Workflow(case.Case):
     def advise(self, workload, *arguments):
         out = json.loads(self.good("plan", "--workflow", workload, *arguments, "--json"))
         text = self.good("plan", "--workflow", workload, *arguments)
@@ -267,5 +282,4 @@ class Workflow(cli_test.Case):
 
 
 if __name__ == "__main__":
-    cli_test.UNSTICK = os.path.abspath(sys.argv.pop(1))
-    unittest.main()
+    case.main()

@@ -5,14 +5,12 @@ import json
 import os
 import resource
 import signal
-import sys
 import time
-import unittest
 
-import cli_test
+import case
 
 
-class Synth(cli_test.Case):
+class Synth(case.Case):
     def setUp(self):
         super().setUp()
         self.parent = self.path("models")
@@ -64,7 +62,7 @@ class Synth(cli_test.Case):
 
     def test_bad_places(self):
         os.mkdir(self.model("full"))
-        cli_test.write(self.model("full/file"), b"")
+        case.write(self.model("full/file"), b"")
         self.bad("synth", self.model("full"), says="is not empty")
         self.bad("synth", self.model("full/file"), says="not a directory")
         self.bad("synth", self.model("missing/model"), says=["cannot create", "missing"])
@@ -72,7 +70,7 @@ class Synth(cli_test.Case):
 
     def test_disk_full(self):
         def limit():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (cli_test.MIB, cli_test.MIB))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (case.MIB, case.MIB))
 
         self.bad("synth", self.model(), "--scale", 1000, says=["no room", "File too large"], preexec_fn=limit)
         self.assert_nothing_left()
@@ -109,5 +107,4 @@ class Synth(cli_test.Case):
 
 
 if __name__ == "__main__":
-    cli_test.UNSTICK = os.path.abspath(sys.argv.pop(1))
-    unittest.main()
+    case.main()

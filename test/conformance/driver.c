@@ -4,12 +4,11 @@
  * whether the ground still is where it was; run on test/fakecuda it tells whether the stand-in stands in.
  *
  * A line per fact. "ok" and "FAILED" are of facts that src/device/cuda is built on; "seen" is of behaviour that it
- * does not depend on, printed to be known; with --strict some of it has to be refused. Needs a driver, libc and nothing else; exits 0, 1, or 77 without a driver.
+ * does not depend on, printed to be known; with --strict some of it has to be refused. Needs a driver, libc and nothing
+ * else; exits 0, 1, or 77 without a driver.
  */
 #include <dlfcn.h>
-#include <pthread.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,34 +17,25 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "driver.h"
+
 #include "base/clock.h"
-#include "device/cuda/abi.h"
 
 #define EXIT_SKIP 77
-#define MIB (UINT64_C(1) << 20)
 
-/* Only this program captures: the library never does. */
-typedef struct graph_opaque *graph;
-typedef usk_cu_result usk_cu_fn_cuStreamBeginCapture(usk_cu_stream stream, int mode);
-typedef usk_cu_result usk_cu_fn_cuStreamEndCapture(usk_cu_stream stream, graph *ret_graph);
-typedef usk_cu_result usk_cu_fn_cuGraphDestroy(graph graph);
+struct driver_calls cu;
 
-static struct {
-#define MEMBER(_name, _version, _need, _parameters) usk_cu_fn_##_name *_name;
-    USK_CUDA_SYMBOLS(MEMBER)
-#undef MEMBER
-    usk_cu_fn_cuStreamBeginCapture *cuStreamBeginCapture;
-    usk_cu_fn_cuStreamEndCapture *cuStreamEndCapture;
-    usk_cu_fn_cuGraphDestroy *cuGraphDestroy;
-} cu;
-
-static struct usk_cu_mem_prop prop = { .type = USK_CU_MEM_ALLOCATION_TYPE_PINNED,
-                                       .location = { .type = USK_CU_MEM_LOCATION_TYPE_DEVICE } };
-static uint64_t unit;
+struct usk_cu_mem_prop prop = { .type = USK_CU_MEM_ALLOCATION_TYPE_PINNED,
+                                .location = { .type = USK_CU_MEM_LOCATION_TYPE_DEVICE } };
+struct usk_cu_mem_access read_write = { .location = { .type = USK_CU_MEM_LOCATION_TYPE_DEVICE },
+                                        .flags = USK_CU_MEM_ACCESS_FLAGS_PROT_READWRITE };
+static struct usk_cu_mem_access read_only = { .location = { .type = USK_CU_MEM_LOCATION_TYPE_DEVICE },
+                                              .flags = USK_CU_MEM_ACCESS_FLAGS_PROT_READ };
+uint64_t unit;
 static unsigned int n_failed;
 static bool is_strict; /* the stand-in refuses more than a driver does */
 
-static const char *name_of(usk_cu_result result)
+const char *driver_name_of(usk_cu_result result)
 {
     const char *name;
 
@@ -60,7 +50,7 @@ static void say(const char *verdict, const char *detail, const char *format, va_
     fflush(stdout);
 }
 
-__attribute__((format(printf, 2, 3))) static void fact(bool holds, const char *format, ...)
+void fact(bool holds, const char *format, ...)
 {
     va_list args;
 
@@ -70,13 +60,12 @@ __attribute__((format(printf, 2, 3))) static void fact(bool holds, const char *f
     n_failed += !holds;
 }
 
-__attribute__((format(printf, 3, 4))) static void fact_result(usk_cu_result result, usk_cu_result expected,
-                                                              const char *format, ...)
+void fact_result(usk_cu_result result, usk_cu_result expected, const char *format, ...)
 {
     va_list args;
 
     va_start(args, format);
-    say(result == expected ? "ok" : "FAILED", name_of(result), format, args);
+    say(result == expected ? "ok" : "FAILED", driver_name_of(result), format, args);
     va_end(args);
     n_failed += result != expected;
 }
@@ -86,29 +75,27 @@ __attribute__((format(printf, 2, 3))) static void fact_refused(usk_cu_result res
     va_list args;
 
     va_start(args, format);
-    say(result != USK_CU_SUCCESS ? "ok" : "FAILED", name_of(result), format, args);
+    say(result != USK_CU_SUCCESS ? "ok" : "FAILED", driver_name_of(result), format, args);
     va_end(args);
     n_failed += result == USK_CU_SUCCESS;
 }
 
-__attribute__((format(printf, 2, 3))) static void seen(usk_cu_result result, const char *format, ...)
+void seen(usk_cu_result result, const char *format, ...)
 {
     va_list args;
 
     va_start(args, format);
-    say("seen", name_of(result), format, args);
+    say("seen", driver_name_of(result), format, args);
     va_end(args);
 }
 
-/* What the facts need and are not themselves: a failure ends the program. */
-static void must(usk_cu_result result, const char *call)
+void must(usk_cu_result result, const char *call)
 {
     if (result != USK_CU_SUCCESS) {
-        printf("FAILED %s: %s\n", call, name_of(result));
+        printf("FAILED %s: %s\n", call, driver_name_of(result));
         exit(EXIT_FAILURE);
     }
 }
-#define MUST(_call) must((_call), #_call)
 
 static usk_cu_get_proc_address_v1 *get_proc_v1;
 static usk_cu_get_proc_address_v2 *get_proc_v2;
@@ -146,12 +133,7 @@ static bool driver_load(void)
     return cu.cuInit;
 }
 
-static struct usk_cu_mem_access read_write = { .location = { .type = USK_CU_MEM_LOCATION_TYPE_DEVICE },
-                                                     .flags = USK_CU_MEM_ACCESS_FLAGS_PROT_READWRITE };
-static struct usk_cu_mem_access read_only = { .location = { .type = USK_CU_MEM_LOCATION_TYPE_DEVICE },
-                                                    .flags = USK_CU_MEM_ACCESS_FLAGS_PROT_READ };
-
-static usk_cu_ptr reserve(uint64_t bytes)
+usk_cu_ptr driver_reserve(uint64_t bytes)
 {
     usk_cu_ptr address;
 
@@ -159,7 +141,7 @@ static usk_cu_ptr reserve(uint64_t bytes)
     return address;
 }
 
-static usk_cu_handle create(uint64_t bytes)
+usk_cu_handle driver_create(uint64_t bytes)
 {
     usk_cu_handle handle;
 
@@ -167,7 +149,7 @@ static usk_cu_handle create(uint64_t bytes)
     return handle;
 }
 
-static void map(usk_cu_ptr address, uint64_t bytes, usk_cu_handle handle)
+void driver_map(usk_cu_ptr address, uint64_t bytes, usk_cu_handle handle)
 {
     MUST(cu.cuMemMap(address, bytes, 0, handle, 0));
     MUST(cu.cuMemSetAccess(address, bytes, &read_write, 1));
@@ -215,7 +197,7 @@ static void check_addresses(void)
     fact(result == USK_CU_SUCCESS && address % (UINT64_C(1) << 30) == 0, "addresses can be aligned to 1 GiB");
     MUST(cu.cuMemAddressFree(address, unit));
 
-    address = reserve(4 * unit);
+    address = driver_reserve(4 * unit);
     seen(cu.cuMemAddressFree(address, unit), "a part of a reservation given back");
     seen(cu.cuMemAddressFree(address, 4 * unit), "the whole of it after that");
 }
@@ -235,8 +217,9 @@ static void check_mapping_beyond(usk_cu_ptr address, uint64_t bytes, usk_cu_hand
 
 static void check_mappings(void)
 {
-    usk_cu_ptr address = reserve(64 * MIB + 8 * unit);
-    usk_cu_handle big = create(64 * MIB), two = create(2 * unit), one = create(unit), other = create(unit);
+    usk_cu_ptr address = driver_reserve(64 * MIB + 8 * unit);
+    usk_cu_handle big = driver_create(64 * MIB), two = driver_create(2 * unit);
+    usk_cu_handle one = driver_create(unit), other = driver_create(unit);
 
     fact_refused(cu.cuMemMap(address, unit, 0, big, 0), "a handle of 64 MiB is not mapped with one of %llu MiB",
                  (unsigned long long)(unit / MIB));
@@ -244,21 +227,21 @@ static void check_mappings(void)
     fact_refused(cu.cuMemMap(address + unit / 2, unit, 0, one, 0), "a mapping starts at a multiple of the granularity");
     check_mapping_beyond(address + 64 * MIB + 7 * unit, 2 * unit, two);
 
-    map(address, 2 * unit, two);
+    driver_map(address, 2 * unit, two);
     fact_refused(cu.cuMemMap(address + unit, unit, 0, one, 0), "nothing is mapped over a mapping");
     fact_result(cu.cuMemUnmap(address, unit), USK_CU_INVALID_VALUE, "half a mapping is not unmapped");
     fact_result(set_bytes(address, 1, 2 * unit), USK_CU_SUCCESS, "it is still whole after that");
 
-    map(address + 2 * unit, unit, one);
-    map(address + 3 * unit, unit, one);
+    driver_map(address + 2 * unit, unit, one);
+    driver_map(address + 3 * unit, unit, one);
     fact_result(set_bytes(address + unit, 7, 2 * unit), USK_CU_SUCCESS, "a fill crosses mappings");
     fact_result(cu.cuMemcpyDtoDAsync(address, address + 2 * unit, 2 * unit, USK_CU_STREAM_LEGACY), USK_CU_SUCCESS,
                 "a device copy crosses mappings");
     MUST(cu.cuStreamSynchronize(USK_CU_STREAM_LEGACY));
     fact_result(cu.cuMemUnmap(address, 4 * unit), USK_CU_SUCCESS, "one unmap takes several whole mappings");
 
-    map(address, unit, one);
-    map(address + 2 * unit, unit, other);
+    driver_map(address, unit, one);
+    driver_map(address + 2 * unit, unit, other);
     seen(cu.cuMemUnmap(address, 3 * unit), "an unmap over two mappings with a gap between them");
     /* Whatever that did: both are gone after these. */
     cu.cuMemUnmap(address, unit);
@@ -281,11 +264,11 @@ static void check_mappings(void)
 /* What the sentinel and the errors of copies rest on. */
 static void check_access(void)
 {
-    usk_cu_ptr address = reserve(4 * unit);
-    usk_cu_handle handle = create(unit);
+    usk_cu_ptr address = driver_reserve(4 * unit);
+    usk_cu_handle handle = driver_create(unit);
     unsigned char byte = 0;
 
-    map(address, unit, handle);
+    driver_map(address, unit, handle);
     MUST(cu.cuMemMap(address + unit, unit, 0, handle, 0));
     MUST(cu.cuMemSetAccess(address + unit, unit, &read_only, 1));
     MUST(set_bytes(address, 0xff, unit));
@@ -315,10 +298,10 @@ static void check_free_memory(void)
     size_t free_now, total;
 
     /* The first one may grow tables of the driver. */
-    handle = create(bytes);
+    handle = driver_create(bytes);
     MUST(cu.cuMemRelease(handle));
     before = free_bytes();
-    handle = create(bytes);
+    handle = driver_create(bytes);
     held = free_bytes();
     MUST(cu.cuMemRelease(handle));
     start_ns = usk_clock_now_ns();
@@ -332,7 +315,7 @@ static void check_free_memory(void)
     fact_refused(cu.cuMemCreate(&handle, unit / 2, &prop, 0), "half the granularity cannot be created");
 }
 
-static void *map_host(uint64_t bytes, int protection, int flags, int fd)
+void *driver_map_host(uint64_t bytes, int protection, int flags, int fd)
 {
     void *memory = mmap(NULL, bytes, protection, flags, fd, 0);
 
@@ -345,12 +328,12 @@ static void *map_host(uint64_t bytes, int protection, int flags, int fd)
 
 static void check_registration(void)
 {
-    usk_cu_ptr address = reserve(2 * unit);
-    usk_cu_handle handle = create(2 * unit);
-    unsigned char *host = map_host(4 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
-    unsigned char *page = map_host(64 * 1024, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+    usk_cu_ptr address = driver_reserve(2 * unit);
+    usk_cu_handle handle = driver_create(2 * unit);
+    unsigned char *host = driver_map_host(4 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+    unsigned char *page = driver_map_host(64 * 1024, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
-    map(address, 2 * unit, handle);
+    driver_map(address, 2 * unit, handle);
     MUST(cu.cuMemHostRegister(host, MIB, 0));
     MUST(cu.cuMemHostRegister(host + MIB, MIB, 0));
     fact_result(cu.cuMemHostRegister(host, MIB, 0), USK_CU_HOST_MEMORY_ALREADY_REGISTERED,
@@ -385,8 +368,8 @@ static void check_files(usk_cu_device device)
 {
     char path[] = "/tmp/unstick-driver-XXXXXX";
     unsigned char *contents = malloc(MIB), *seen_bytes = malloc(MIB);
-    usk_cu_ptr address = reserve(unit);
-    usk_cu_handle handle = create(unit);
+    usk_cu_ptr address = driver_reserve(unit);
+    usk_cu_handle handle = driver_create(unit);
     int fd = mkstemp(path), memfd = memfd_create("unstick-driver", MFD_CLOEXEC), can_read_only = 0;
     usk_cu_result result;
     void *mapped;
@@ -401,10 +384,10 @@ static void check_files(usk_cu_device device)
         perror("write");
         exit(EXIT_FAILURE);
     }
-    map(address, unit, handle);
+    driver_map(address, unit, handle);
 
     MUST(cu.cuDeviceGetAttribute(&can_read_only, USK_CU_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED, device));
-    mapped = map_host(MIB, PROT_READ, MAP_SHARED, fd);
+    mapped = driver_map_host(MIB, PROT_READ, MAP_SHARED, fd);
     result = cu.cuMemHostRegister(mapped, MIB, USK_CU_MEMHOSTREGISTER_READ_ONLY);
     if (can_read_only) {
         fact_result(result, USK_CU_SUCCESS, "a file mapped read-only can be registered");
@@ -418,11 +401,11 @@ static void check_files(usk_cu_device device)
     seen(cu.cuMemHostRegister(mapped, MIB, 0), "a file mapped read-only, registered for writing");
     cu.cuMemHostUnregister(mapped);
     munmap(mapped, MIB);
-    mapped = map_host(MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+    mapped = driver_map_host(MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
     seen(cu.cuMemHostRegister(mapped, MIB, 0), "a file mapped for writing");
     cu.cuMemHostUnregister(mapped);
     munmap(mapped, MIB);
-    mapped = map_host(MIB, PROT_READ | PROT_WRITE, MAP_SHARED, memfd);
+    mapped = driver_map_host(MIB, PROT_READ | PROT_WRITE, MAP_SHARED, memfd);
     seen(cu.cuMemHostRegister(mapped, MIB, 0), "a memfd mapped for writing");
     cu.cuMemHostUnregister(mapped);
     munmap(mapped, MIB);
@@ -434,260 +417,6 @@ static void check_files(usk_cu_device device)
     close(fd);
     free(seen_bytes);
     free(contents);
-}
-
-static void wait_for_flag(void *userdata)
-{
-    atomic_int *flag = userdata;
-
-    while (!atomic_load(flag))
-        usleep(100);
-}
-
-static void check_fences(void)
-{
-    atomic_int flag = 0;
-    usk_cu_stream stream;
-    usk_cu_event event, context_event;
-    usk_cu_context context;
-
-    MUST(cu.cuCtxGetCurrent(&context));
-    MUST(cu.cuStreamCreate(&stream, USK_CU_STREAM_NON_BLOCKING));
-    MUST(cu.cuEventCreate(&event, USK_CU_EVENT_DISABLE_TIMING));
-    MUST(cu.cuEventCreate(&context_event, USK_CU_EVENT_DISABLE_TIMING));
-    MUST(cu.cuLaunchHostFunc(stream, wait_for_flag, &flag));
-    MUST(cu.cuEventRecord(event, NULL));
-    fact_result(cu.cuEventSynchronize(event), USK_CU_SUCCESS,
-                "an event on the default stream does not wait for a non-blocking stream");
-    fact_result(cu.cuStreamQuery(stream), USK_CU_NOT_READY, "which is not done");
-    if (cu.cuCtxRecordEvent) {
-        MUST(cu.cuCtxRecordEvent(context, context_event));
-        usleep(20000);
-        fact_result(cu.cuEventQuery(context_event), USK_CU_NOT_READY, "an event on the context does wait for it");
-    }
-    atomic_store(&flag, 1);
-    MUST(cu.cuStreamSynchronize(stream));
-    if (cu.cuCtxRecordEvent)
-        fact_result(cu.cuEventSynchronize(context_event), USK_CU_SUCCESS, "and passes with it");
-    MUST(cu.cuEventDestroy(context_event));
-    MUST(cu.cuEventDestroy(event));
-    MUST(cu.cuStreamDestroy(stream));
-}
-
-/* What we might do while the host program captures a stream of its own. Each makes what it needs before the capture. */
-struct capture_rig {
-    usk_cu_stream captured, ours;
-    usk_cu_event event;
-    usk_cu_context context;
-    usk_cu_ptr address;      /* 4 units: one mapped, one reserved for mapping, two free */
-    usk_cu_handle handle;
-    unsigned char *host;     /* 2 MiB: the first registered */
-};
-
-static usk_cu_result op_event_query(struct capture_rig *rig)
-{
-    return cu.cuEventQuery(rig->event);
-}
-
-static usk_cu_result op_event_record(struct capture_rig *rig)
-{
-    return cu.cuEventRecord(rig->event, rig->ours);
-}
-
-static usk_cu_result op_context_record(struct capture_rig *rig)
-{
-    return cu.cuCtxRecordEvent ? cu.cuCtxRecordEvent(rig->context, rig->event) : USK_CU_NOT_FOUND;
-}
-
-static usk_cu_result op_copy_up(struct capture_rig *rig)
-{
-    return cu.cuMemcpyHtoDAsync(rig->address, rig->host, MIB, rig->ours);
-}
-
-static usk_cu_result op_fill(struct capture_rig *rig)
-{
-    return cu.cuMemsetD8Async(rig->address, 1, unit, rig->ours);
-}
-
-static usk_cu_result op_wait_event(struct capture_rig *rig)
-{
-    return cu.cuStreamWaitEvent(rig->ours, rig->event, 0);
-}
-
-static void nothing(void *userdata)
-{
-    (void)userdata;
-}
-
-static usk_cu_result op_host_func(struct capture_rig *rig)
-{
-    return cu.cuLaunchHostFunc(rig->ours, nothing, NULL);
-}
-
-static usk_cu_result op_create_release(struct capture_rig *rig)
-{
-    usk_cu_handle handle;
-    usk_cu_result result = cu.cuMemCreate(&handle, unit, &prop, 0);
-
-    (void)rig;
-    return result ? result : cu.cuMemRelease(handle);
-}
-
-static usk_cu_result op_map_unmap(struct capture_rig *rig)
-{
-    usk_cu_result result = cu.cuMemMap(rig->address + unit, unit, 0, rig->handle, 0);
-
-    if (!result)
-        result = cu.cuMemSetAccess(rig->address + unit, unit, &read_write, 1);
-    return result ? result : cu.cuMemUnmap(rig->address + unit, unit);
-}
-
-static usk_cu_result op_reserve_free(struct capture_rig *rig)
-{
-    usk_cu_ptr address;
-    usk_cu_result result = cu.cuMemAddressReserve(&address, unit, 0, 0, 0);
-
-    (void)rig;
-    return result ? result : cu.cuMemAddressFree(address, unit);
-}
-
-static usk_cu_result op_register(struct capture_rig *rig)
-{
-    usk_cu_result result = cu.cuMemHostRegister(rig->host + MIB, MIB, 0);
-
-    return result ? result : cu.cuMemHostUnregister(rig->host + MIB);
-}
-
-static usk_cu_result op_memory_info(struct capture_rig *rig)
-{
-    size_t free_now, total;
-
-    (void)rig;
-    return cu.cuMemGetInfo(&free_now, &total);
-}
-
-static usk_cu_result op_is_capturing(struct capture_rig *rig)
-{
-    int status;
-
-    return cu.cuStreamIsCapturing(rig->captured, &status);
-}
-
-static usk_cu_result op_stream_sync(struct capture_rig *rig)
-{
-    return cu.cuStreamSynchronize(rig->ours);
-}
-
-struct capture_op {
-    const char *name;
-    usk_cu_result (*run)(struct capture_rig *rig);
-    bool must_survive; /* under the relaxed mode: src/device/cuda does it then */
-};
-
-static const struct capture_op capture_ops[] = {
-    { "event query", op_event_query, true },
-    { "event record on our stream", op_event_record, true },
-    { "wait for an event on our stream", op_wait_event, true },
-    { "copy up on our stream", op_copy_up, true },
-    { "fill on our stream", op_fill, true },
-    { "host function on our stream", op_host_func, true },
-    { "create and release", op_create_release, true },
-    { "map, access, unmap", op_map_unmap, true },
-    { "reserve and free addresses", op_reserve_free, true },
-    { "register and unregister", op_register, true },
-    { "memory info", op_memory_info, true },
-    { "is the stream capturing", op_is_capturing, true },
-    { "synchronize our stream", op_stream_sync, false },
-    { "event record on the context", op_context_record, false },
-};
-
-struct capture_run {
-    struct capture_rig *rig;
-    const struct capture_op *op;
-    bool is_relaxed;
-    usk_cu_result result;
-};
-
-static void *capture_run(void *userdata)
-{
-    struct capture_run *run = userdata;
-    usk_cu_context popped;
-    int mode = USK_CU_STREAM_CAPTURE_MODE_RELAXED;
-
-    MUST(cu.cuCtxPushCurrent(run->rig->context));
-    if (run->is_relaxed)
-        MUST(cu.cuThreadExchangeStreamCaptureMode(&mode));
-    run->result = run->op->run(run->rig);
-    if (run->is_relaxed)
-        MUST(cu.cuThreadExchangeStreamCaptureMode(&mode));
-    MUST(cu.cuCtxPopCurrent(&popped));
-    return NULL;
-}
-
-/* While a stream is captured in the global mode, an op runs in the capturing thread or in another one. */
-static void check_one_capture(struct capture_rig *rig, const struct capture_op *op, bool is_relaxed,
-                              bool is_other_thread)
-{
-    struct capture_run run = { .rig = rig, .op = op, .is_relaxed = is_relaxed };
-    graph captured = NULL;
-    usk_cu_result result;
-    pthread_t thread;
-    bool survived;
-
-    MUST(cu.cuEventRecord(rig->event, rig->ours));
-    MUST(cu.cuStreamSynchronize(rig->ours));
-    MUST(cu.cuStreamBeginCapture(rig->captured, USK_CU_STREAM_CAPTURE_MODE_GLOBAL));
-    if (!is_other_thread || pthread_create(&thread, NULL, capture_run, &run))
-        capture_run(&run);
-    else
-        pthread_join(thread, NULL);
-    result = cu.cuStreamEndCapture(rig->captured, &captured);
-    survived = result == USK_CU_SUCCESS;
-    if (captured)
-        MUST(cu.cuGraphDestroy(captured));
-    cu.cuStreamSynchronize(rig->ours);
-    if (is_relaxed && op->must_survive)
-        fact(run.result == USK_CU_SUCCESS && survived, "relaxed, %s thread: %s: %s, the capture %s",
-             is_other_thread ? "other" : "same", op->name, name_of(run.result), survived ? "survives" : "is lost");
-    else
-        seen(run.result, "%s, %s thread, the capture %s: %s", is_relaxed ? "relaxed" : "global",
-             is_other_thread ? "other" : "same", survived ? "survives" : "is lost", op->name);
-}
-
-static void check_captures(void)
-{
-    struct capture_rig rig = { 0 };
-
-    if (!cu.cuStreamBeginCapture || !cu.cuStreamEndCapture || !cu.cuGraphDestroy) {
-        printf("seen   this driver does not capture\n");
-        return;
-    }
-    MUST(cu.cuCtxGetCurrent(&rig.context));
-    MUST(cu.cuStreamCreate(&rig.captured, USK_CU_STREAM_NON_BLOCKING));
-    MUST(cu.cuStreamCreate(&rig.ours, USK_CU_STREAM_NON_BLOCKING));
-    MUST(cu.cuEventCreate(&rig.event, USK_CU_EVENT_DISABLE_TIMING));
-    rig.address = reserve(4 * unit);
-    rig.handle = create(unit);
-    map(rig.address, unit, rig.handle);
-    rig.host = map_host(2 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
-    MUST(cu.cuMemHostRegister(rig.host, MIB, 0));
-
-    for (size_t i = 0; i < sizeof(capture_ops) / sizeof(capture_ops[0]); i++) {
-        for (unsigned int how = 0; how < 4; how++)
-            check_one_capture(&rig, &capture_ops[i], how & 1, how & 2);
-        /* What a refused op left half done. */
-        cu.cuMemUnmap(rig.address + unit, unit);
-        cu.cuMemHostUnregister(rig.host + MIB);
-    }
-
-    MUST(cu.cuMemHostUnregister(rig.host));
-    munmap(rig.host, 2 * MIB);
-    MUST(cu.cuMemUnmap(rig.address, unit));
-    MUST(cu.cuMemRelease(rig.handle));
-    MUST(cu.cuMemAddressFree(rig.address, 4 * unit));
-    MUST(cu.cuEventDestroy(rig.event));
-    MUST(cu.cuStreamDestroy(rig.ours));
-    MUST(cu.cuStreamDestroy(rig.captured));
 }
 
 int main(int argc, char **argv)

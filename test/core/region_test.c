@@ -191,7 +191,8 @@ static void test_hand_over(void **state)
         struct unstick_region *in = regions[turn % 2], *out = regions[1 - turn % 2];
         struct unstick_task_options evict_options = { .size = sizeof(evict_options), .flags = UNSTICK_TASK_HAND_OVER };
         struct unstick_task *evict, *restore;
-        struct unstick_task_options restore_options = { .size = sizeof(restore_options), .sources = &evict, .n_sources = 1 };
+        struct unstick_task_options restore_options = { .size = sizeof(restore_options), .sources = &evict,
+                                                       .n_sources = 1 };
 
         assert_int_equal(unstick_region_evict(out, &evict_options, &evict, NULL), UNSTICK_OK);
         assert_int_equal(unstick_region_restore(in, &restore_options, &restore, NULL), UNSTICK_OK);
@@ -388,6 +389,87 @@ static void test_busy_driver(void **state)
     fixture_file_close(&file);
 }
 
+/* max_bytes is for evictions and restores: what a load left out could never be loaded again. */
+static void test_loads_are_whole(void **state)
+{
+    struct fixture *fixture = *state;
+    struct unstick_task_options options = { .size = sizeof(options), .max_bytes = GRANULE };
+    struct unstick_region *region = region_new(fixture, 3 * GRANULE);
+    struct fixture_file file;
+    struct unstick_task *task;
+
+    fixture_file_open(fixture, &file, 3 * GRANULE, 19);
+    assert_int_equal(unstick_region_load(region, &file.layout, &options, &task, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_task_wait(task, NULL), UNSTICK_OK);
+    unstick_task_free(task);
+    fixture_assert_contents(region, file.image, 3 * GRANULE);
+    unstick_region_unref(region);
+    fixture_file_close(&file);
+}
+
+/* It asks to be asked again, and the task is canceled meanwhile: the granule in question is here or there. */
+static void test_canceled_while_the_driver_is_busy(void **state)
+{
+    struct fixture *fixture = *state;
+    struct usk_fault_script busy = { .busy_maps = UINT32_MAX };
+    struct fixture_file file;
+    struct unstick_region *region = region_new(fixture, 3 * GRANULE);
+
+    fixture_file_open(fixture, &file, 3 * GRANULE, 18);
+    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+    for (int is_busy_still = 0; is_busy_still < 2; is_busy_still++) {
+        struct unstick_task *task;
+
+        usk_fault_set(fixture->fault, &busy);
+        assert_int_equal(unstick_region_evict(region, NULL, &task, NULL), UNSTICK_OK);
+        while (usk_fault_n_calls(fixture->fault) < 12)
+            assert_int_equal(unstick_task_step(task, 1), UNSTICK_PENDING);
+        for (int i = 0; i < 50; i++)
+            assert_int_equal(unstick_task_step(task, 1), UNSTICK_PENDING);
+        if (!is_busy_still)
+            usk_fault_set(fixture->fault, NULL);
+        unstick_task_cancel(task);
+        assert_int_equal(fixture_step_to_end(fixture, task, NULL), UNSTICK_CANCELED);
+        unstick_task_free(task);
+        assert_true(usk_device_is_valid(fixture->dev));
+        fixture_assert_contents(region, file.image, 3 * GRANULE);
+        usk_fault_set(fixture->fault, NULL);
+        assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    }
+    unstick_region_unref(region);
+    fixture_file_close(&file);
+}
+
+/* Memory that is free but promised to somebody is left alone by who gets some from what it evicts. */
+static void test_claimed_memory_is_left(void **state)
+{
+    struct fixture_options options = { .limit_bytes = 9 * GRANULE };
+    struct unstick_task_options evict_options = { .size = sizeof(evict_options), .flags = UNSTICK_TASK_HAND_OVER };
+    struct unstick_task *evict, *restore;
+    struct unstick_task_options restore_options = { .size = sizeof(restore_options), .sources = &evict, .n_sources = 1 };
+    struct unstick_region *in, *out;
+    struct fixture fixture;
+
+    (void)state;
+    fixture_open(&fixture, &options);
+    in = region_new(&fixture, 4 * GRANULE);
+    out = region_new(&fixture, 4 * GRANULE);
+    assert_int_equal(fixture_run(in, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(in, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(out, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    atomic_store(&fixture.dev->claimed_bytes, 4 * GRANULE);
+    assert_int_equal(unstick_region_evict(out, &evict_options, &evict, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_restore(in, &restore_options, &restore, NULL), UNSTICK_OK);
+    while (unstick_task_step(restore, 1) == UNSTICK_PENDING)
+        assert_true(usk_device_room_bytes(fixture.dev) >= 4 * GRANULE);
+    assert_int_equal(fixture_info(in).state, UNSTICK_REGION_RESIDENT);
+    unstick_task_free(restore);
+    unstick_task_free(evict);
+    unstick_region_unref(in);
+    unstick_region_unref(out);
+    fixture_close(&fixture);
+}
+
 static void test_budget(void **state)
 {
     struct fixture fixture;
@@ -514,6 +596,9 @@ int main(void)
         CASE(test_leases),
         CASE(test_cancel_at_every_step),
         CASE(test_busy_driver),
+        CASE(test_loads_are_whole),
+        CASE(test_canceled_while_the_driver_is_busy),
+        CASE(test_claimed_memory_is_left),
         CASE(test_budget),
         CASE(test_changed_file),
         CASE(test_fork),

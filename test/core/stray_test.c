@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Kernels of somebody else that use a region while it is evicted. On a GPU only: what the driver and the chip do there is
- * the question, and the tests of the core ask the rest on a host device. Skipped (77) without one.
+ * Kernels of somebody else that use a region while it is evicted. On a GPU only: what the driver and the chip do there
+ * is the question, and the tests of the core ask the rest on a host device. Skipped (77) without one.
  */
 #include "fixture.h"
 
@@ -115,7 +115,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_a_stray_read_gives_ff_and_the_context_lives, stray_setup, stray_teardown),
-        cmocka_unit_test_setup_teardown(test_a_stray_write_is_reported_and_changes_nothing, stray_setup, stray_teardown),
+        cmocka_unit_test_setup_teardown(test_a_stray_write_is_reported_and_changes_nothing, stray_setup,
+                                        stray_teardown),
     };
     const char *spec = getenv("UNSTICK_TEST_DEVICE");
 

@@ -100,6 +100,14 @@ static void host_load(struct world *world, struct unstick_request *request,
     }
 }
 
+struct unstick_cache_demand world_host_demand(void)
+{
+    return (struct unstick_cache_demand){ .size = sizeof(struct unstick_cache_demand),
+                                          .required_bytes = GRANULE * MODEL_GRANULES,
+                                          .basis = UNSTICK_BASIS_RULES,
+                                          .max_wait_ms = UNSTICK_CACHE_NO_WAIT };
+}
+
 void world_perform(struct world *world, struct unstick_request *request, const struct unstick_request_action *action,
                    struct unstick_request_report *report)
 {

@@ -46,6 +46,8 @@ void world_close(struct world *world);
 void world_write(struct world *world, size_t index);
 /* All of model `index`, loaded from its files by the cache; never waits. */
 struct unstick_cache_demand world_demand(struct world *world, size_t index);
+/* The same, loaded by the host. */
+struct unstick_cache_demand world_host_demand(void);
 
 /* Performs one action of a request. */
 void world_perform(struct world *world, struct unstick_request *request, const struct unstick_request_action *action,

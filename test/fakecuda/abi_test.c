@@ -14,6 +14,9 @@ _Static_assert(offsetof(struct usk_cu_mem_prop, win32_handle_meta_data) ==
                "");
 _Static_assert(offsetof(struct usk_cu_mem_prop, alloc_flags) == offsetof(CUmemAllocationProp, allocFlags), "");
 _Static_assert(sizeof(struct usk_cu_mem_access) == sizeof(CUmemAccessDesc), "");
+_Static_assert(sizeof(struct usk_cu_checkpoint_lock_args) == sizeof(CUcheckpointLockArgs), "");
+_Static_assert(offsetof(struct usk_cu_checkpoint_lock_args, timeout_ms) == offsetof(CUcheckpointLockArgs, timeoutMs),
+               "");
 _Static_assert(offsetof(struct usk_cu_mem_access, flags) == offsetof(CUmemAccessDesc, flags), "");
 
 static void test_results_are_the_same(void **state)
@@ -68,6 +71,10 @@ static void test_constants_are_the_same(void **state)
         {USK_CU_STREAM_CAPTURE_MODE_GLOBAL, CU_CAPTURE_GLOBAL},
         {USK_CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, CU_CAPTURE_THREAD_LOCAL},
         {USK_CU_STREAM_CAPTURE_MODE_RELAXED, CU_CAPTURE_RELAXED},
+        {USK_CU_PROCESS_RUNNING, CU_PROCESS_STATE_RUNNING},
+        {USK_CU_PROCESS_LOCKED, CU_PROCESS_STATE_LOCKED},
+        {USK_CU_PROCESS_CHECKPOINTED, CU_PROCESS_STATE_CHECKPOINTED},
+        {USK_CU_PROCESS_FAILED, CU_PROCESS_STATE_FAILED},
     };
 
     (void)state;

@@ -198,6 +198,7 @@ CUresult fake_enter(enum fake_function function)
         hook(hook_userdata, call_infos[function].name);
         fake_lock();
     }
+    fake_process_wait(function);
     injected = call_count(function);
     result = call_check(function);
     if (!result && injected) {

@@ -19,6 +19,7 @@ FAKECUDA_CONTROL_MAP(FAKECUDA_EXPORT)
 static const char *const setting_names[] = {
     "DEVICES",   "MEMORY",   "DRIVER", "COMPUTE",               "FAIL",      "LOSE_AT",       "NOT_READY", "PENDING",
     "FREE_LAG_MS", "NO_VMM", "NO_READ_ONLY_REGISTER", "COPY_GBPS", "COPY_DELAY_MS", "STEAL",     "DIRTY",
+    "PROCESSES", "MANAGED",  "NO_ANSWER",
 };
 
 static char *report_path;
@@ -90,6 +91,12 @@ static bool setting_set(const char *name, const char *value)
         settings->copy_gbps = strtod(value, NULL);
         return true;
     }
+    if (strcmp(name, "PROCESSES") == 0) {
+        if (!*value || strlen(value) >= sizeof(settings->processes))
+            return false;
+        strcpy(settings->processes, value);
+        return true;
+    }
     if (!setting_parse_number(value, &number))
         return false;
     if (strcmp(name, "DEVICES") == 0 && number <= FAKE_MAX_DEVICES)
@@ -118,6 +125,10 @@ static bool setting_set(const char *name, const char *value)
         settings->has_no_read_only_register = number;
     else if (strcmp(name, "DIRTY") == 0)
         settings->is_dirty = number;
+    else if (strcmp(name, "MANAGED") == 0)
+        settings->has_managed_memory = number;
+    else if (strcmp(name, "NO_ANSWER") == 0)
+        settings->no_answer = number;
     else
         return false;
     return true;
@@ -180,6 +191,7 @@ int fakecuda_set(const char *assignment)
     is_done = setting_set(name, value + 1);
     if (is_done)
         setting_spread(name);
+    pthread_cond_broadcast(&fake.changed);
     fake_unlock();
     return is_done ? 0 : -1;
 }

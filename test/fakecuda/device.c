@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The devices and what they say of themselves. They are all alike but for their number, which shows in name and UUID. */
+/*
+ * The devices and what they say of themselves. They are all alike but for their number, which shows in name and UUID.
+ */
 #include <stdio.h>
 #include <string.h>
 
@@ -33,6 +35,7 @@ CUresult cuInit(unsigned int flags)
     if (!fake.next_id)
         fake.next_id = 0x10000;
     fake.is_initialized = true;
+    fake_process_start();
     return fake_leave(0);
 }
 
@@ -177,12 +180,4 @@ CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice device)
     if (!fake_device_find(device))
         return fake_leave(CUDA_ERROR_INVALID_DEVICE);
     return fake_leave(value && device_attribute(attribute, device, value) ? 0 : CUDA_ERROR_INVALID_VALUE);
-}
-
-/* Checkpoints of processes: the function is there, and refuses. */
-CUresult cuCheckpointProcessLock(int pid, void *args)
-{
-    FAKE_ENTER(cuCheckpointProcessLock);
-    (void)args;
-    return fake_leave(pid > 0 ? CUDA_ERROR_NOT_SUPPORTED : CUDA_ERROR_INVALID_VALUE);
 }

@@ -39,9 +39,11 @@
     X(ERROR_STREAM_CAPTURE_UNSUPPORTED, 900, "operation not permitted when stream is capturing")             \
     X(ERROR_STREAM_CAPTURE_INVALIDATED, 901, "operation failed due to a previous error during capture")      \
     X(ERROR_STREAM_CAPTURE_ISOLATION, 905, "dependency created on uncaptured work in another stream")        \
-    X(ERROR_STREAM_CAPTURE_IMPLICIT, 906, "operation would make the legacy stream depend on a capturing blocking stream") \
+    X(ERROR_STREAM_CAPTURE_IMPLICIT, 906,                                                                    \
+      "operation would make the legacy stream depend on a capturing blocking stream")                        \
     X(ERROR_CAPTURED_EVENT, 907, "operation not permitted on an event last recorded in a capturing stream")  \
-    X(ERROR_STREAM_CAPTURE_WRONG_THREAD, 908, "attempt to terminate a thread-local capture sequence from another thread") \
+    X(ERROR_STREAM_CAPTURE_WRONG_THREAD, 908,                                                                \
+      "attempt to terminate a thread-local capture sequence from another thread")                            \
     X(ERROR_UNKNOWN, 999, "unknown error")
 
 enum {
@@ -133,6 +135,21 @@ enum {
     CU_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED = 113,
     CU_ATTRIBUTE_HOST_NUMA_ID = 134,
 };
+
+enum {
+    CU_PROCESS_STATE_RUNNING = 0,
+    CU_PROCESS_STATE_LOCKED = 1,
+    CU_PROCESS_STATE_CHECKPOINTED = 2,
+    CU_PROCESS_STATE_FAILED = 3,
+};
+
+typedef struct {
+    unsigned int timeoutMs;
+    unsigned int reserved0;
+    uint64_t reserved1[7];
+} CUcheckpointLockArgs;
+
+_Static_assert(sizeof(CUcheckpointLockArgs) == 64, "as the driver lays it out");
 
 enum { CU_PROC_SUCCESS = 0, CU_PROC_NOT_FOUND = 1, CU_PROC_VERSION_NOT_SUFFICIENT = 2 };
 
@@ -230,7 +247,11 @@ enum { CU_PROC_SUCCESS = 0, CU_PROC_NOT_FOUND = 1, CU_PROC_VERSION_NOT_SUFFICIEN
       (CUfunction function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z,                   \
        unsigned int block_x, unsigned int block_y, unsigned int block_z, unsigned int shared_bytes,          \
        CUstream stream, void **parameters, void **extra))                                                    \
-    X(cuCheckpointProcessLock, , 12080, FAKE_INIT, (int pid, void *args))
+    X(cuCheckpointProcessGetState, , 12080, 0, (int pid, int *state))                                        \
+    X(cuCheckpointProcessLock, , 12080, 0, (int pid, CUcheckpointLockArgs * args))                           \
+    X(cuCheckpointProcessCheckpoint, , 12080, 0, (int pid, void *args))                                      \
+    X(cuCheckpointProcessRestore, , 12080, FAKE_INIT, (int pid, void *args))                                 \
+    X(cuCheckpointProcessUnlock, , 12080, 0, (int pid, void *args))
 
 #define CUDA_FUNCTION_PROTOTYPE(_name, _suffix, _since, _needs, _arguments)                                  \
     __attribute__((visibility("default"))) CUresult _name##_suffix _arguments;

@@ -62,7 +62,9 @@ struct fake_settings {
     int driver_version;
     uint64_t lose_at, not_ready, pending, free_lag_ms, copy_delay_ms;
     double copy_gbps;
-    bool has_no_vmm, has_no_read_only_register, is_dirty;
+    bool has_no_vmm, has_no_read_only_register, is_dirty, has_managed_memory;
+    uint64_t no_answer; /* bits, 1 << enum process_verb */
+    char processes[64]; /* the folder of the sockets; empty: processes cannot be checkpointed */
 };
 
 struct fake_lag {
@@ -255,6 +257,11 @@ void fake_settings_load(void);
 uint64_t fake_now_ns(void);
 uint64_t fake_new_id(void);
 
+/* process.c: from cuInit() on this process can be checkpointed by others. */
+void fake_process_start(void);
+/* With the lock held: waits while this process is locked, unless the function is one of the checkpoint's own. */
+void fake_process_wait(enum fake_function function);
+
 /* device.c */
 struct fake_device *fake_device_find(CUdevice ordinal);
 void fake_device_lose(struct fake_device *device, CUresult code);
@@ -295,7 +302,10 @@ void fake_stream_destroy(struct fake_stream *stream);
 void fake_stream_unref(struct fake_stream *stream);
 struct fake_work *fake_work_new(enum fake_work_kind kind);
 void fake_work_free(struct fake_work *work);
-/* Gives the work to the stream, which frees it, also on failure; while that is captured it is dropped, as it goes into a graph nobody runs. */
+/*
+ * Gives the work to the stream, which frees it, also on failure; while that is captured it is dropped, as it goes into
+ * a graph nobody runs.
+ */
 CUresult fake_stream_submit(struct fake_stream *stream, struct fake_work *work);
 /* Waits for it with the lock let go. */
 void fake_stream_drain(struct fake_stream *stream);

@@ -18,9 +18,9 @@
  *   FAKECUDA_MEMORY=256MiB       memory of each; what a context needs itself (4 MiB) is taken from it
  *   FAKECUDA_DRIVER=13000        the driver's version; functions that came later are not there
  *   FAKECUDA_COMPUTE=90          compute capability, times ten
- *   FAKECUDA_FAIL=name:n[:code][:forever][,...]   the n-th call of the function fails, counted from now; '*' counts every
- *                                function that a caller can be expected to survive. Code: the driver's number
- *   FAKECUDA_LOSE_AT=n           the n-th call, counted as for '*', finds the device lost (719), and so do all later ones
+ *   FAKECUDA_FAIL=name:n[:code][:forever][,...]   the n-th call of the function fails, counted from now; '*' counts
+ *                                every function that a caller can be expected to survive. Code: the driver's number
+ *   FAKECUDA_LOSE_AT=n           the n-th call, counted as for '*', finds the device lost (719), as do all later ones
  *   FAKECUDA_NOT_READY=n         cuMemSetAccess answers NOT_READY n times per range before it does its work
  *   FAKECUDA_PENDING=n           every recorded event answers NOT_READY n times more than it must
  *   FAKECUDA_FREE_LAG_MS=n       released memory can be had again only after n ms
@@ -30,6 +30,10 @@
  *   FAKECUDA_COPY_DELAY_MS=n     and this much more each
  *   FAKECUDA_STEAL=SIZE          memory of every device that another process holds
  *   FAKECUDA_DIRTY=1             new memory holds 0xA5, not zeros
+ *   FAKECUDA_PROCESSES=DIR       processes with the same folder can checkpoint each other (process.h); at most 63 bytes
+ *   FAKECUDA_MANAGED=1           this process has managed memory, so that saving it fails, for good
+ *   FAKECUDA_NO_ANSWER=BITS      calls about a checkpoint that never return while the bit is set, whatever the other
+ *                                process does: 1 its state, 2 lock, 4 checkpoint, 8 restore, 16 unlock
  *   FAKECUDA_REPORT=FILE         at exit, what is still alive and what was misused is written there as JSON
  */
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Streams: a queue and a thread each. All order is said in marks (stream, how much of its work): events, waits, and what
- * the legacy stream and the blocking streams owe each other are sets of marks that work has to see passed before it
- * starts. So an event can stand for one stream or for all of a context, and neither deadlock nor order depends on which
- * thread comes first.
+ * Streams: a queue and a thread each. All order is said in marks (stream, how much of its work): events, waits, and
+ * what the legacy stream and the blocking streams owe each other are sets of marks that work has to see passed before
+ * it starts. So an event can stand for one stream or for all of a context, and neither deadlock nor order depends on
+ * which thread comes first.
  *
  * Work of a context that has failed is dropped, host functions too, as the driver does. A stream that is destroyed with
  * work in it finishes that first.

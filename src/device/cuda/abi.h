@@ -171,6 +171,23 @@ struct usk_cu_mem_access {
     int flags;
 };
 
+/* CUprocessState; the last two are of CUDA 13, where contents go to storage of the caller's own. */
+enum {
+    USK_CU_PROCESS_RUNNING = 0,
+    USK_CU_PROCESS_LOCKED = 1,
+    USK_CU_PROCESS_CHECKPOINTED = 2,
+    USK_CU_PROCESS_FAILED = 3,
+    USK_CU_PROCESS_CHECKPOINTING = 4,
+    USK_CU_PROCESS_RESTORING = 5,
+};
+
+/* CUcheckpointLockArgs. What the other calls take has grown with the driver, always to 64 bytes, and may be NULL. */
+struct usk_cu_checkpoint_lock_args {
+    unsigned int timeout_ms; /* 0: none */
+    unsigned int reserved0;
+    uint64_t reserved1[7];
+};
+
 /* Looked up by name. The second one is of CUDA 12; the first one (11.3) is asked where it is missing. */
 typedef usk_cu_result usk_cu_get_proc_address_v1(const char *symbol, void **ret_function, int cuda_version,
                                                  uint64_t flags);
@@ -181,6 +198,7 @@ typedef usk_cu_result usk_cu_get_proc_address_v2(const char *symbol, void **ret_
 #define USK_CUDA_GET_PROC_ADDRESS_V2 "cuGetProcAddress_v2"
 
 #define USK_CUDA_MIN_DRIVER_VERSION 11040 /* driver 470 */
+#define USK_CUDA_CHECKPOINT_VERSION 12080 /* driver 570 */
 
 /*
  * X(name, CUDA version, REQUIRED or OPTIONAL, (parameters)): every function that we call; all return usk_cu_result.
@@ -256,7 +274,11 @@ typedef usk_cu_result usk_cu_get_proc_address_v2(const char *symbol, void **ret_
       (usk_cu_function function, unsigned int grid_x, unsigned int grid_y, unsigned int grid_z, unsigned int block_x, \
        unsigned int block_y, unsigned int block_z, unsigned int shared_bytes, usk_cu_stream stream,                   \
        void **parameters, void **extra))                                                                              \
-    X(cuCheckpointProcessLock, 12080, OPTIONAL, (int pid, void *args))
+    X(cuCheckpointProcessGetState, 12080, OPTIONAL, (int pid, int *ret_state))                                        \
+    X(cuCheckpointProcessLock, 12080, OPTIONAL, (int pid, struct usk_cu_checkpoint_lock_args *args))                  \
+    X(cuCheckpointProcessCheckpoint, 12080, OPTIONAL, (int pid, void *args))                                          \
+    X(cuCheckpointProcessRestore, 12080, OPTIONAL, (int pid, void *args))                                             \
+    X(cuCheckpointProcessUnlock, 12080, OPTIONAL, (int pid, void *args))
 /* clang-format on */
 
 /* usk_cu_fn_cuMemCreate and so on: the types of the functions. */
@@ -266,9 +288,9 @@ USK_CUDA_SYMBOLS(USK_CUDA_SYMBOL_TYPE)
 #undef USK_CUDA_SYMBOL_TYPE
 
 /*
- * The kernels that are loaded from PTX (hash_ptx.c). The driver finds the first by this name; its parameters, in this order,
- * are exactly these. Grid: x is any number of blocks, which share a piece's leaves; y is the pieces. Block y adds its
- * sums to results[y].
+ * The kernels that are loaded from PTX (hash_ptx.c). The driver finds the first by this name; its parameters, in this
+ * order, are exactly these. Grid: x is any number of blocks, which share a piece's leaves; y is the pieces. Block y
+ * adds its sums to results[y].
  */
 #define USK_CUDA_HASH_KERNEL "usk_hash_pieces"
 #define USK_CUDA_HASH_BLOCK 256

@@ -32,7 +32,9 @@ struct usk_cuda_device_info {
 int usk_cuda_info(struct usk_cuda_info *ret_info, struct unstick_error *error);
 int usk_cuda_device_info(unsigned int ordinal, struct usk_cuda_device_info *ret_info, struct unstick_error *error);
 
-/* usk_cuda_open() with a table of functions of the caller's making, which outlives the device: tests make calls fail. */
+/*
+ * usk_cuda_open() with a table of functions of the caller's making, which outlives the device: tests make calls fail.
+ */
 struct usk_cuda_driver;
 int usk_cuda_open_with(const struct usk_cuda_driver *driver, const char *which, int event_fd,
                        const struct usk_log *log, struct usk_device **ret_dev, struct unstick_error *error);

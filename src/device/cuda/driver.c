@@ -30,7 +30,8 @@ struct symbol {
 };
 
 static const struct symbol symbols[] = {
-#define SYMBOL(_name, _version, _need, _parameters) { #_name, _version, _need, offsetof(struct usk_cuda_driver, _name) },
+#define SYMBOL(_name, _version, _need, _parameters) \
+    { #_name, _version, _need, offsetof(struct usk_cuda_driver, _name) },
     USK_CUDA_SYMBOLS(SYMBOL)
 #undef SYMBOL
 };
@@ -180,7 +181,7 @@ int usk_cuda_driver_get(const struct usk_cuda_driver **ret_driver, struct unstic
         if (r < 0)
             return r;
         /* The library is counted: the one that came first keeps it loaded. */
-        if (!driver_publish(&driver))
+        if (!driver_publish(&driver) && library)
             dlclose(library);
     }
     *ret_driver = &driver_table;

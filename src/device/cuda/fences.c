@@ -143,28 +143,26 @@ static int fences_check_capture(struct usk_cuda_core *core, usk_cu_stream stream
     return UNSTICK_OK;
 }
 
-int usk_cuda_fences_stream(struct usk_cuda_fences *fences, usk_cu_stream stream, uint64_t *ret_ticket,
-                           struct unstick_error *error)
+/* Behind a stream, or without one behind everything in the context. */
+static int fences_record(struct usk_cuda_fences *fences, const usk_cu_stream *stream, uint64_t *ret_ticket,
+                         struct unstick_error *error)
 {
     struct usk_cuda_core *core = fences->core;
-    USK_CUDA_SCOPE(scope);
     usk_cu_event event;
     usk_cu_result result;
     uint64_t ticket;
-    int r;
+    int r = usk_cuda_tickets_take_event(fences->tickets, core, &ticket, &event, error);
 
-    r = usk_cuda_enter(core, &scope, error);
-    if (r == UNSTICK_OK)
-        r = fences_check_capture(core, stream, error);
-    if (r == UNSTICK_OK)
-        r = usk_cuda_tickets_take_event(fences->tickets, core, &ticket, &event, error);
     if (r < 0)
         return r;
-    result = core->driver->cuEventRecord(event, stream);
-    if (result != USK_CU_SUCCESS)
-        r = usk_cuda_fail(core, error, result, "cuEventRecord", "cannot fence stream %p", (void *)stream);
-    else
+    result = stream ? core->driver->cuEventRecord(event, *stream)
+                    : core->driver->cuCtxRecordEvent(core->context, event);
+    if (result == USK_CU_SUCCESS)
         r = usk_cuda_notifier_after(fences_pick_notifier(fences), core, event, error);
+    else if (stream)
+        r = usk_cuda_fail(core, error, result, "cuEventRecord", "cannot fence stream %p", (void *)*stream);
+    else
+        r = usk_cuda_fail(core, error, result, "cuCtxRecordEvent", "cannot fence all work on the device");
     if (r < 0) {
         usk_cuda_tickets_drop(fences->tickets, ticket);
         return r;
@@ -173,34 +171,27 @@ int usk_cuda_fences_stream(struct usk_cuda_fences *fences, usk_cu_stream stream,
     return UNSTICK_OK;
 }
 
+int usk_cuda_fences_stream(struct usk_cuda_fences *fences, usk_cu_stream stream, uint64_t *ret_ticket,
+                           struct unstick_error *error)
+{
+    USK_CUDA_SCOPE(scope);
+    int r = usk_cuda_enter(fences->core, &scope, error);
+
+    if (r == UNSTICK_OK)
+        r = fences_check_capture(fences->core, stream, error);
+    return r < 0 ? r : fences_record(fences, &stream, ret_ticket, error);
+}
+
 int usk_cuda_fences_device(struct usk_cuda_fences *fences, uint64_t *ret_ticket, struct unstick_error *error)
 {
-    struct usk_cuda_core *core = fences->core;
     USK_CUDA_SCOPE(scope);
-    usk_cu_event event;
-    usk_cu_result result;
-    uint64_t ticket;
-    int r;
+    int r = usk_cuda_enter(fences->core, &scope, error);
 
-    r = usk_cuda_enter(core, &scope, error);
     if (r == UNSTICK_OK)
-        r = fences_check_capture(core, USK_CU_STREAM_LEGACY, error);
+        r = fences_check_capture(fences->core, USK_CU_STREAM_LEGACY, error);
     if (r < 0)
         return r;
-    if (!core->driver->cuCtxRecordEvent)
+    if (!fences->core->driver->cuCtxRecordEvent)
         return fences_ask_thread(fences, ret_ticket, error);
-    r = usk_cuda_tickets_take_event(fences->tickets, core, &ticket, &event, error);
-    if (r < 0)
-        return r;
-    result = core->driver->cuCtxRecordEvent(core->context, event);
-    if (result != USK_CU_SUCCESS)
-        r = usk_cuda_fail(core, error, result, "cuCtxRecordEvent", "cannot fence all work on the device");
-    else
-        r = usk_cuda_notifier_after(fences_pick_notifier(fences), core, event, error);
-    if (r < 0) {
-        usk_cuda_tickets_drop(fences->tickets, ticket);
-        return r;
-    }
-    *ret_ticket = ticket;
-    return UNSTICK_OK;
+    return fences_record(fences, NULL, ret_ticket, error);
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tickets, notifications and fences: what the conformance suite cannot see, since it has no stream of a host program. */
+/*
+ * Tickets, notifications and fences: what the conformance suite cannot see, since it has no stream of a host program.
+ */
 #include "device/cuda/fences.h"
 
 #include "device/cuda/fake_test.h"
@@ -126,18 +128,27 @@ static void test_fences_do_not_hold_up(void **state)
     memory_free(UNIT, address, handle);
 }
 
+/* Memory that the host program took by itself, in the primary context. */
+static usk_cu_ptr program_memory_new(void)
+{
+    usk_cu_context popped;
+    usk_cu_ptr address;
+
+    assert_int_equal(table.cuCtxPushCurrent(primary), 0);
+    assert_int_equal(table.cuMemAlloc(&address, UNIT), 0);
+    assert_int_equal(table.cuCtxPopCurrent(&popped), 0);
+    return address;
+}
+
 /* The host program's stream goes on after the device was closed: nobody is told, and nothing is touched. */
 static void test_close_with_fence_out(void **state)
 {
     usk_cu_stream stream = stream_new(USK_CU_STREAM_NON_BLOCKING);
+    usk_cu_ptr address = program_memory_new();
     usk_cu_context popped;
-    usk_cu_ptr address;
     uint64_t ticket;
 
     (void)state;
-    assert_int_equal(table.cuCtxPushCurrent(primary), 0);
-    assert_int_equal(table.cuMemAlloc(&address, UNIT), 0);
-    assert_int_equal(table.cuCtxPopCurrent(&popped), 0);
     /* Without a kernel there is no memory of ours to free, for which a driver waits for the whole device. */
     fail_at("cuModuleLoadData", 1, USK_CU_INVALID_PTX);
     open_device();
@@ -244,14 +255,10 @@ static void test_thread_fence_fails(void **state)
 static void test_thread_fence_when_lost(void **state)
 {
     usk_cu_stream stream = stream_new(USK_CU_STREAM_NON_BLOCKING);
-    usk_cu_context popped;
-    usk_cu_ptr address;
+    usk_cu_ptr address = program_memory_new();
     uint64_t ticket;
 
     (void)state;
-    assert_int_equal(table.cuCtxPushCurrent(primary), 0);
-    assert_int_equal(table.cuMemAlloc(&address, UNIT), 0);
-    assert_int_equal(table.cuCtxPopCurrent(&popped), 0);
     open_old_device();
     fake.hold(stream, 1);
     stream_work(stream, address);

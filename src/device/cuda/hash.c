@@ -21,8 +21,10 @@
 
 #define TILE_BYTES (UINT64_C(1024) * USK_HASH_LEAF_BYTES)
 
-/* Two blocks have 32 KiB of loads under way on a multiprocessor, which is about what memory needs to be busy; the rest of
- * it is for the host program's kernels, which would otherwise wait for every hash as a whole. */
+/*
+ * Two blocks have 32 KiB of loads under way on a multiprocessor, which is about what memory needs to be busy; the rest
+ * of it is for the host program's kernels, which would otherwise wait for every hash as a whole.
+ */
 #define BLOCKS_PER_MULTIPROCESSOR 2
 
 /* The test's data: two pieces of whole tiles and a short one. It lies behind the sums in the same allocation, which
@@ -160,7 +162,8 @@ static int hash_load(struct usk_cuda_hash *hash, struct usk_cuda_core *core, str
         return usk_cuda_fail(core, error, result, "cuModuleGetFunction", "the hash kernel is not in its module");
     result = driver->cuModuleGetFunction(&hash->publish, hash->module, USK_CUDA_PUBLISH_KERNEL);
     if (result != USK_CU_SUCCESS)
-        return usk_cuda_fail(core, error, result, "cuModuleGetFunction", "half of the hash kernel is not in its module");
+        return usk_cuda_fail(core, error, result, "cuModuleGetFunction",
+                             "half of the hash kernel is not in its module");
     result = driver->cuMemAlloc(&hash->sums, SUMS_BYTES + TEST_BYTES);
     if (result != USK_CU_SUCCESS)
         return usk_cuda_fail(core, error, result, "cuMemAlloc", "no device memory for hashes");

@@ -279,7 +279,8 @@ static void warp_run(const uint64_t *parameters, unsigned int warp, uint32_t blo
 
 static void check_launch(uint64_t n_leaves, uint32_t n_pieces, uint32_t n_blocks)
 {
-    uint64_t piece_bytes = n_leaves * USK_HASH_LEAF_BYTES, word = n_leaves * 977 + n_blocks, parameters[MAX_NAMES] = { 0 };
+    uint64_t piece_bytes = n_leaves * USK_HASH_LEAF_BYTES, word = n_leaves * 977 + n_blocks;
+    uint64_t parameters[MAX_NAMES] = { 0 };
     unsigned char *data;
 
     memory_bytes = (uint64_t)n_pieces * piece_bytes + 16;

@@ -90,8 +90,8 @@ static int numa_node_read(const char *pci)
     return node;
 }
 
-int usk_cuda_info_read(const struct usk_cuda_driver *driver, usk_cu_device device, struct usk_cuda_device_info *ret_info,
-                       struct unstick_error *error)
+int usk_cuda_info_read(const struct usk_cuda_driver *driver, usk_cu_device device,
+                       struct usk_cuda_device_info *ret_info, struct unstick_error *error)
 {
     struct usk_cuda_device_info info = { .numa_node = -1 };
     struct usk_cu_uuid uuid;

@@ -6,8 +6,8 @@
 #include "device/cuda/driver.h"
 
 /* What a device is, without a context on it. */
-int usk_cuda_info_read(const struct usk_cuda_driver *driver, usk_cu_device device, struct usk_cuda_device_info *ret_info,
-                       struct unstick_error *error);
+int usk_cuda_info_read(const struct usk_cuda_driver *driver, usk_cu_device device,
+                       struct usk_cuda_device_info *ret_info, struct unstick_error *error);
 
 /* The device that `which` names (see usk_cuda_open()). */
 int usk_cuda_info_find(const struct usk_cuda_driver *driver, const char *which, usk_cu_device *ret_device,

@@ -60,16 +60,21 @@ int usk_cuda_lane_check(enum usk_lane lane, const char *operation, struct unstic
     return UNSTICK_OK;
 }
 
+static int lane_enter(struct usk_cuda_core *core, enum usk_lane lane, const char *operation,
+                      struct usk_cuda_scope *scope, struct unstick_error *error)
+{
+    int r = usk_cuda_lane_check(lane, operation, error);
+
+    return r < 0 ? r : usk_cuda_enter(core, scope, error);
+}
+
 int usk_cuda_lanes_copy_up(struct usk_cuda_lanes *lanes, struct usk_cuda_core *core, enum usk_lane lane,
                            uint64_t address, const void *host, uint64_t bytes, struct unstick_error *error)
 {
     USK_CUDA_SCOPE(scope);
     usk_cu_result result;
-    int r;
+    int r = lane_enter(core, lane, "copy_up", &scope, error);
 
-    r = usk_cuda_lane_check(lane, "copy_up", error);
-    if (r == UNSTICK_OK)
-        r = usk_cuda_enter(core, &scope, error);
     if (r < 0)
         return r;
     result = core->driver->cuMemcpyHtoDAsync(address, host, bytes, lanes->streams[lane]);
@@ -84,11 +89,8 @@ int usk_cuda_lanes_copy_down(struct usk_cuda_lanes *lanes, struct usk_cuda_core 
 {
     USK_CUDA_SCOPE(scope);
     usk_cu_result result;
-    int r;
+    int r = lane_enter(core, lane, "copy_down", &scope, error);
 
-    r = usk_cuda_lane_check(lane, "copy_down", error);
-    if (r == UNSTICK_OK)
-        r = usk_cuda_enter(core, &scope, error);
     if (r < 0)
         return r;
     result = core->driver->cuMemcpyDtoHAsync(host, address, bytes, lanes->streams[lane]);
@@ -103,11 +105,8 @@ int usk_cuda_lanes_copy_across(struct usk_cuda_lanes *lanes, struct usk_cuda_cor
 {
     USK_CUDA_SCOPE(scope);
     usk_cu_result result;
-    int r;
+    int r = lane_enter(core, lane, "copy_across", &scope, error);
 
-    r = usk_cuda_lane_check(lane, "copy_across", error);
-    if (r == UNSTICK_OK)
-        r = usk_cuda_enter(core, &scope, error);
     if (r < 0)
         return r;
     result = core->driver->cuMemcpyDtoDAsync(to, from, bytes, lanes->streams[lane]);
@@ -122,11 +121,8 @@ int usk_cuda_lanes_fill(struct usk_cuda_lanes *lanes, struct usk_cuda_core *core
 {
     USK_CUDA_SCOPE(scope);
     usk_cu_result result;
-    int r;
+    int r = lane_enter(core, lane, "fill", &scope, error);
 
-    r = usk_cuda_lane_check(lane, "fill", error);
-    if (r == UNSTICK_OK)
-        r = usk_cuda_enter(core, &scope, error);
     if (r < 0)
         return r;
     result = core->driver->cuMemsetD8Async(address, value, bytes, lanes->streams[lane]);
@@ -141,13 +137,10 @@ int usk_cuda_lanes_order(struct usk_cuda_lanes *lanes, struct usk_cuda_core *cor
 {
     USK_CUDA_SCOPE(scope);
     usk_cu_result result;
-    int r;
+    int r = usk_cuda_lane_check(after, "order", error);
 
-    r = usk_cuda_lane_check(lane, "order", error);
     if (r == UNSTICK_OK)
-        r = usk_cuda_lane_check(after, "order", error);
-    if (r == UNSTICK_OK)
-        r = usk_cuda_enter(core, &scope, error);
+        r = lane_enter(core, lane, "order", &scope, error);
     if (r < 0)
         return r;
     if (lane == after)
@@ -169,11 +162,8 @@ int usk_cuda_lanes_mark(struct usk_cuda_lanes *lanes, struct usk_cuda_core *core
     usk_cu_event event;
     usk_cu_result result;
     uint64_t ticket;
-    int r;
+    int r = lane_enter(core, lane, "mark", &scope, error);
 
-    r = usk_cuda_lane_check(lane, "mark", error);
-    if (r == UNSTICK_OK)
-        r = usk_cuda_enter(core, &scope, error);
     if (r < 0)
         return r;
     r = usk_cuda_tickets_take_event(tickets, core, &ticket, &event, error);

@@ -8,10 +8,10 @@
  * UNSUPPORTED and goes through a ring; out of memory means host memory here.
  *
  * The driver holds one lock over a registration, 1.3 ms for 64 MiB and more while memory is touched for the first time,
- * and its lock is not fair: threads that register without a pause keep every other call out for as long as they have work
- * (a copy was submitted after 180 ms; driver 580). So there is a gate in front of it. One thread registers at a time; a
- * burst of our own calls goes first, and none of them meets a registration; and now and then the gate stays closed for as
- * long as it takes to wake a thread of the host program that waits for the driver.
+ * and its lock is not fair: threads that register without a pause keep every other call out for as long as they have
+ * work (a copy was submitted after 180 ms; driver 580). So there is a gate in front of it. One thread registers at a
+ * time; a burst of our own calls goes first, and none of them meets a registration; and now and then the gate stays
+ * closed for as long as it takes to wake a thread of the host program that waits for the driver.
  */
 #include "device/cuda/pins.h"
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How the driver is found and started, with its failures in order: a process loads a driver once, so this is one test. */
+/*
+ * How the driver is found and started, with its failures in order: a process loads a driver once, so this is one test.
+ */
 #include "device/cuda/fake_test.h"
 
 static void check_count(unsigned int expected)

@@ -92,8 +92,9 @@ int usk_cuda_vmm_unreserve(struct usk_cuda_core *core, uint64_t address, uint64_
         return r;
     result = core->driver->cuMemAddressFree(address, bytes);
     if (result != USK_CU_SUCCESS)
-        return usk_cuda_fail(core, error, result, "cuMemAddressFree", "cannot give %llu bytes of addresses at %#llx back",
-                             (unsigned long long)bytes, (unsigned long long)address);
+        return usk_cuda_fail(core, error, result, "cuMemAddressFree",
+                             "cannot give %llu bytes of addresses at %#llx back", (unsigned long long)bytes,
+                             (unsigned long long)address);
     return UNSTICK_OK;
 }
 

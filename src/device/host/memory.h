@@ -36,8 +36,8 @@ int usk_host_memory_unreserve(struct usk_host_memory *memory, uint64_t address, 
                               struct unstick_error *error);
 int usk_host_memory_create(struct usk_host_memory *memory, uint64_t bytes, uint64_t *ret_handle,
                            struct unstick_error *error);
-int usk_host_memory_release(struct usk_host_memory *memory, uint64_t handle, struct unstick_error *error);
-int usk_host_memory_map(struct usk_host_memory *memory, uint64_t address, uint64_t bytes, uint64_t handle,
+int usk_host_memory_release(struct usk_host_memory *memory, uint64_t id, struct unstick_error *error);
+int usk_host_memory_map(struct usk_host_memory *memory, uint64_t address, uint64_t bytes, uint64_t id,
                         struct unstick_error *error);
 int usk_host_memory_unmap(struct usk_host_memory *memory, struct usk_host_lanes *lanes, const struct usk_log *log,
                           uint64_t address, uint64_t bytes, struct unstick_error *error);

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Two who use one cache at the same time, stopped where it hurts: what one has loaded by half, what is on its way out,
+ * what both would count on. Each was found by the soak test first.
+ */
+#include <stdlib.h>
+
+#include "world.h"
+
+#include "cache/request.h"
+
+static struct unstick_cache_demand host_demand(void)
+{
+    return (struct unstick_cache_demand){ .size = sizeof(struct unstick_cache_demand),
+                                          .required_bytes = MODEL_GRANULES * GRANULE };
+}
+
+static struct unstick_request *request_new(struct world *world, size_t index, const struct unstick_cache_demand *demand)
+{
+    struct unstick_request *request;
+
+    assert_int_equal(unstick_cache_request(world->cache, world_keys[index], demand, &request, NULL), UNSTICK_OK);
+    return request;
+}
+
+/* The host has loaded one component and goes on with the next; nobody may use the first yet: it goes if that fails. */
+static void test_half_loaded_is_not_there(void **state)
+{
+    struct unstick_request_action action = { .size = sizeof(action) };
+    struct unstick_request_report failed = { .size = sizeof(failed), .status = UNSTICK_IO };
+    struct unstick_cache_demand whole = host_demand(), part = host_demand();
+    struct unstick_cache_component encoder = { .size = sizeof(encoder), .name = world_names[0] };
+    struct unstick_request *first, *second;
+    struct unstick_region *region;
+    struct world world;
+
+    (void)state;
+    world_open(&world, NULL);
+    part.components = &world_names[0];
+    part.n_components = 1;
+    whole.holder = 1;
+    part.holder = 2;
+    first = request_new(&world, 0, &whole);
+    assert_int_equal(unstick_request_wait(first, NULL, &action), UNSTICK_PENDING);
+    assert_int_equal(action.kind, UNSTICK_DO_LOAD);
+    assert_int_equal(unstick_region_new(world.fixture.dev, "encoder", ENCODER_GRANULES * GRANULE, NULL, &region, NULL),
+                     UNSTICK_OK);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    encoder.region = region;
+    assert_int_equal(unstick_request_add(first, &encoder, NULL), UNSTICK_OK);
+    unstick_region_unref(region);
+
+    second = request_new(&world, 0, &part);
+    assert_int_equal(unstick_request_next(second, NULL, 0, &action), UNSTICK_PENDING);
+    assert_int_equal(action.kind, UNSTICK_DO_WAIT);
+    assert_int_equal(unstick_request_wait(first, &failed, &action), UNSTICK_IO);
+    unstick_request_free(first);
+    /* Now it is the second one's to load. */
+    assert_int_equal(unstick_request_wait(second, NULL, &action), UNSTICK_PENDING);
+    assert_int_equal(action.kind, UNSTICK_DO_LOAD);
+    world.load_model = 0;
+    world_perform(&world, second, &action, &failed);
+    assert_int_equal(unstick_request_wait(second, &failed, &action), UNSTICK_OK);
+    unstick_request_free(second);
+    world_close(&world);
+}
+
+/*
+ * The one room that is free belongs to a request whose copies have not begun; another room is being made. A third one
+ * counts on that, and does not begin before it is there.
+ */
+static void test_room_that_is_being_made_is_waited_for(void **state)
+{
+    struct usk_fault_script slow = { .pending_polls = 200 };
+    struct unstick_request_action action = { .size = sizeof(action) };
+    struct unstick_request *eviction, *bringer, *waiter;
+    struct unstick_cache_demand demand;
+    struct world world;
+
+    (void)state;
+    world_open(&world, NULL);
+    world_visit(&world, 1);
+    world_visit(&world, 2);
+    world_visit(&world, 0);
+    assert_int_equal(unstick_cache_evict(world.cache, world_keys[1], &eviction, NULL), UNSTICK_OK);
+    assert_int_equal(world_drive(&world, eviction), UNSTICK_OK);
+    unstick_request_free(eviction);
+    assert_int_equal(unstick_cache_evict(world.cache, world_keys[2], &eviction, NULL), UNSTICK_OK);
+    assert_int_equal(world_drive(&world, eviction), UNSTICK_OK);
+    unstick_request_free(eviction);
+
+    usk_fault_set(world.fixture.fault, &slow);
+    demand = world_demand(&world, 1);
+    bringer = request_new(&world, 1, &demand);
+    assert_int_equal(unstick_request_next(bringer, NULL, 0, &action), UNSTICK_PENDING);
+    assert_int_equal(unstick_cache_evict(world.cache, world_keys[0], &eviction, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_request_next(eviction, NULL, 0, &action), UNSTICK_PENDING);
+    demand = world_demand(&world, 2);
+    demand.max_wait_ms = 0;
+    waiter = request_new(&world, 2, &demand);
+    assert_int_equal(unstick_request_next(waiter, NULL, 0, &action), UNSTICK_PENDING);
+    assert_int_equal(waiter->phase, USK_REQUEST_WAIT);
+    usk_fault_set(world.fixture.fault, NULL);
+    assert_int_equal(world_drive(&world, bringer), UNSTICK_OK);
+    assert_int_equal(world_drive(&world, eviction), UNSTICK_OK);
+    assert_int_equal(world_drive(&world, waiter), UNSTICK_OK);
+    assert_int_equal(waiter->n_shortages, 0);
+    unstick_request_free(bringer);
+    unstick_request_free(eviction);
+    unstick_request_free(waiter);
+    world_close(&world);
+}
+
+/* What was dropped and is not freed yet is nobody's entry, and comes back all the same: no reason to refuse. */
+static void test_nothing_is_refused_while_something_ends(void **state)
+{
+    struct unstick_cache_lease *lease;
+    struct unstick_request_action action = { .size = sizeof(action) };
+    struct world_options options = { .room_granules = MODEL_GRANULES + 1 };
+    struct unstick_cache_demand demand;
+    struct unstick_request *request;
+    struct world world;
+
+    (void)state;
+    world_open(&world, &options);
+    world_use(&world, 0, NULL, &lease, NULL);
+    demand = world_demand(&world, 1);
+    demand.holder = 1;
+    usk_cache_lock(world.cache);
+    usk_cache_begin_end(world.cache);
+    usk_cache_unlock(world.cache);
+    request = request_new(&world, 1, &demand);
+    assert_int_equal(unstick_request_next(request, NULL, 0, &action), UNSTICK_PENDING);
+    assert_int_equal(request->phase, USK_REQUEST_WAIT);
+    usk_cache_end(world.cache);
+    assert_int_equal(world_drive(&world, request), UNSTICK_OUT_OF_DEVICE_MEMORY);
+    unstick_request_free(request);
+    assert_int_equal(unstick_cache_lease_end(lease, NULL), UNSTICK_OK);
+    world_close(&world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_half_loaded_is_not_there),
+        cmocka_unit_test(test_room_that_is_being_made_is_waited_for),
+        cmocka_unit_test(test_nothing_is_refused_while_something_ends),
+    };
+
+    if (!fixture_init())
+        return 77;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
