@@ -18,7 +18,7 @@ LIMIT = 0.1
 
 def show(name: str, watch: Watch) -> None:
     print(f'\n{name}: {watch}')
-    assert watch.longest <= LIMIT, f'{name}: {watch}'
+    assert watch.longest <= LIMIT + watch.late, f'{name}: {watch}'
 
 
 def test_no_phase_stalls_the_loop(engine: Engine, model: str, device: str) -> None:

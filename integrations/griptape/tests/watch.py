@@ -100,16 +100,20 @@ class Watch:
         excused = _joined(self.collections + self.walks + self.machine)
         return max((end - start - _common((start, end), excused) for start, end in self.stalls), default=0.0)
 
+    @property
+    def late(self) -> float:
+        """What the machine lets any process wait for at most: 0 on one that has nothing else to do."""
+        return max((end - start - EVERY for start, end in self.machine), default=0.0)
+
     def __str__(self) -> str:
         raw = max((end - start for start, end in self.stalls), default=0.0)
         collections = max((end - start for start, end in self.collections), default=0.0)
         walks = max((end - start for start, end in self.walks), default=0.0)
-        machine = max((end - start - EVERY for start, end in self.machine), default=0.0)
         return (
             f'longest stall {self.longest * 1000:.0f} ms (with what is excused {raw * 1000:.0f}); '
             f'{self.n_collects} collects, the longest of all collections {collections * 1000:.0f} ms; '
             f'{len(self.walks)} walks through the heap, the longest {walks * 1000:.0f} ms; '
-            f'the machine itself {machine * 1000:.0f} ms'
+            f'the machine itself {self.late * 1000:.0f} ms'
         )
 
 
