@@ -44,7 +44,10 @@ class FluxLoader:
         is_quantized = quantization != 'none' and name in QUANTIZED
         options: dict[str, Any] = {'torch_dtype': dtype}
         if is_quantized and self.device.startswith('cuda'):
-            options |= {'quantization_config': bnb_config(entry[0], quantization, dtype), 'device_map': self.device}
+            options |= {
+                'quantization_config': bnb_config(entry[0], quantization, dtype),
+                'device_map': {'': self.device},  # what is quantized cannot be moved afterwards
+            }
             return kind.from_pretrained(model_id, subfolder=name, **options)
         module = kind.from_pretrained(model_id, subfolder=name, **options).eval()
         if is_quantized:
