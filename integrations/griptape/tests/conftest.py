@@ -38,15 +38,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny.write_tiny_flux(tmp_path_factory.mktemp('model') / 'tiny'))
 
 
-_rooms = iter(range(1, 1000))
-
-
 @pytest.fixture
 def device() -> Iterator[str]:
-    """A device of this test's own: no cache of another one is on it. Room for one model, not for two."""
+    """With room for one model, not for two, and a cache that nobody has used."""
     import unstick
 
-    spec = f'host:{16 * MIB + next(_rooms) * 64 * KIB}'
+    spec = f'host:{16 * MIB}'
     unstick.shared({'gpu_device': spec}, granule_bytes=64 * KIB)
     yield spec
     unstick.forget_shared()

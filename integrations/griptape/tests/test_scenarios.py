@@ -72,15 +72,14 @@ def test_insufficient_with_an_empty_cache(
     engine: Engine, fakes: type[FakeLoader], limits: Limits, device: str
 ) -> None:
     region = hold(device, 10 * MIB)
-    started = time.monotonic()
     text = refusal(engine, limits)  # nobody knows of anything that could give memory back: no wait
-    assert time.monotonic() - started < 2.5
+    assert unstick.shared(limits).last_plan['wait_ns'] == 0
     assert 'needs 10.0 MiB' in text and 'are missing' in text
     timer = threading.Timer(3, lambda: region.release().wait())
     started = time.monotonic()
     timer.start()
     assert plan(engine, limits, patience='by the clock').startswith('load: ')
-    assert 3 <= time.monotonic() - started < 12
+    assert time.monotonic() - started >= 3
 
 
 def test_refused_with_what_could_be_done(engine: Engine, fakes: type[FakeLoader], limits: Limits, device: str) -> None:
