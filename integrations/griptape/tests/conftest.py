@@ -40,10 +40,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def device() -> Iterator[str]:
-    """With room for one model, not for two, and a cache that nobody has used."""
+    """With room for one fake model, not for two, and a cache that nobody has used."""
+    yield from _device(16 * MIB)
+
+
+@pytest.fixture
+def tight() -> Iterator[str]:
+    """The same for the tiny FLUX."""
+    yield from _device(13 * MIB)
+
+
+def _device(nbytes: int) -> Iterator[str]:
     import unstick
 
-    spec = f'host:{16 * MIB}'
+    spec = f'host:{nbytes}'
     unstick.shared({'gpu_device': spec}, granule_bytes=64 * KIB)
     yield spec
     unstick.forget_shared()

@@ -21,9 +21,9 @@ def show(name: str, watch: Watch) -> None:
     assert watch.longest <= LIMIT + watch.late, f'{name}: {watch}'
 
 
-def test_no_phase_stalls_the_loop(engine: Engine, model: str, device: str) -> None:
+def test_no_phase_stalls_the_loop(engine: Engine, model: str, tight: str) -> None:
     """With the real pipeline; what has to be imported for the first time is imported before."""
-    given = {'model': model, 'system_constraints': {'gpu_device': device}}
+    given = {'model': model, 'system_constraints': {'gpu_device': tight}}
 
     async def phase(name: str, quantization: str, outcome: str) -> Any:
         async with Watch() as watch:
@@ -37,7 +37,7 @@ def test_no_phase_stalls_the_loop(engine: Engine, model: str, device: str) -> No
     async def main() -> None:
         for quantization in ('8-bit', '4-bit'):  # imports
             await engine.flux('flux', quantization=quantization, **given)
-        unstick.shared({'gpu_device': device}).clear()
+        unstick.shared({'gpu_device': tight}).clear()
         first = await phase('load', '8-bit', 'load')
         await phase('evict and load', '4-bit', 'load')
         assert await phase('restore', '8-bit', 'restore') == first

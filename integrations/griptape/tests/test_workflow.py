@@ -34,9 +34,9 @@ def test_it_registers_without_a_problem(engine: Engine) -> None:
     assert sorted(nodes) == ['FluxInference', 'GpuConfiguration', 'MemoryReport', 'UnloadModels']
 
 
-def test_eight_four_eight(flow: Engine, model: str, device: str) -> None:
+def test_eight_four_eight(flow: Engine, model: str, tight: str) -> None:
     async def main() -> list[Any]:
-        gpu = await flow.add('GpuConfiguration', 'gpu', gpu_device=device, gpu_memory_fraction=0.95)
+        gpu = await flow.add('GpuConfiguration', 'gpu', gpu_device=tight, gpu_memory_fraction=0.95)
         nodes = [gpu]
         for turn, quantization in enumerate(('8-bit', '4-bit', '8-bit')):
             values = {**SMALL, 'model': model, 'quantization': quantization}
@@ -50,10 +50,10 @@ def test_eight_four_eight(flow: Engine, model: str, device: str) -> None:
         await flow.play()
         return nodes
 
-    cache = unstick.shared({'gpu_device': device})
+    cache = unstick.shared({'gpu_device': tight})
     before = cache.device.info()['used_bytes']
     gpu, first, second, third, unload = flow.run(main())
-    assert gpu.parameter_output_values['system_constraints']['gpu_device'] == device
+    assert gpu.parameter_output_values['system_constraints']['gpu_device'] == tight
     assert pixels(first) == pixels(third) != pixels(second)
     assert [one.parameter_output_values['plan'].split(':')[0] for one in (first, second, third)] == [
         'load', 'load', 'restore',
