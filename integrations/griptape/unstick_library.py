@@ -33,7 +33,9 @@ class UnstickLibrary(AdvancedNodeLibrary):
         if 'torch' in sys.modules:
             logger.info('torch was imported before %s: that one counts', library_data.name)
         import unstick
+        from huggingface_cuda.devices import look_at_gpus
 
+        look_at_gpus()
         logger.info('%s: unstick %s; %s', library_data.name, unstick.__version__, unstick.allocator())
 
     def before_library_unregistered(self, library_data: LibrarySchema, library: Library) -> None:

@@ -14,6 +14,7 @@ from griptape_nodes.traits.options import Options
 from griptape_nodes.traits.slider import Slider
 
 import unstick
+from huggingface_cuda.devices import gpu_names, look_at_gpus
 from huggingface_cuda.parameters import add_input, add_output
 from unstick.constraints import GIB, device_of, gpu_name
 
@@ -23,12 +24,11 @@ AUTO = 'auto'
 class GpuConfiguration(DataNode):
     def __init__(self, name: str, metadata: dict[Any, Any] | None = None) -> None:
         super().__init__(name, metadata)
-        gpus = [gpu_name(gpu) for gpu in unstick.gpus()]
         add_input(
             self, 'gpu_device', 'str', AUTO,
             '"auto" is the GPU with the most free memory. A GPU is named with its UUID: two equal ones differ, and a '
             'workflow that was saved finds the same one again. Any other name may be typed in, such as cuda:1.',
-            traits={Options(choices=[AUTO, *gpus], allow_custom=True)},
+            traits={Options(choices=[AUTO, *gpu_names()], allow_custom=True)},
         )  # fmt: skip
         add_input(
             self, 'gpu_memory_fraction', 'float', 0.8, 'The most of the GPU that models may hold',
@@ -72,7 +72,7 @@ def key_of(spec: str) -> int | str:
 def look(wanted: str) -> tuple[str, int, str]:
     """What the name means here, the device's memory, and what is free on all of them right now."""
     spec = device_of(wanted)
-    gpus = unstick.gpus()
+    gpus = look_at_gpus()
     if spec == 'auto' and gpus:
         spec = 'cuda:0'
     lines = [

@@ -70,6 +70,7 @@ def test_both_are_offered(engine: Engine, two_equal_gpus: list[dict[str, Any]]) 
     from griptape_nodes.traits.options import Options
 
     async def main() -> list[str]:
+        await run(engine, 'GpuConfiguration')  # which looks
         await engine.new_flow()
         node = await engine.add('GpuConfiguration', 'gpu')
         return node.get_parameter_by_name('gpu_device').find_elements_by_type(Options)[0].choices

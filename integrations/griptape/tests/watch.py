@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import os
 import subprocess
 import sys
 import time
@@ -19,11 +20,20 @@ WALKERS = ('unstick.walk', 'unstick.entry')
 EVERY = 0.005
 Span = tuple[float, float]
 
-# A process of its own: what keeps it from waking up is the machine, not this interpreter.
+# A process of its own: what keeps it from waking up is the machine, not this interpreter. Like this one it has threads
+# that hold the interpreter's lock, a few milliseconds at a time, and may be put aside by the system meanwhile.
 _MACHINE = f"""
 import sys, threading, time
 stop = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+def hold():
+    while not stop.is_set():
+        until = time.monotonic() + 0.003
+        while time.monotonic() < until:
+            pass
+        time.sleep(0.006)
+for _ in range(2):
+    threading.Thread(target=hold, daemon=True).start()
 print('ready', flush=True)
 while not stop.is_set():
     before = time.monotonic()
@@ -39,7 +49,8 @@ class Watch:
     and what the machine itself was late by. Both of the former hold the interpreter's lock, and are counted."""
 
     def __init__(self) -> None:
-        self.stalls: list[Span] = []
+        self.stalls: list[tuple[float, float, float]] = []
+        """From, to, and the processor time that all threads of this process had meanwhile."""
         self.collections: list[Span] = []
         self.walks: list[Span] = []
         self.machine: list[Span] = []
@@ -72,11 +83,11 @@ class Watch:
 
     async def _tick(self) -> None:
         while True:
-            before = time.monotonic()
+            before, had = time.monotonic(), time.process_time()
             await asyncio.sleep(EVERY)
             after = time.monotonic()
             if after - before > 2 * EVERY:
-                self.stalls.append((before + EVERY, after))
+                self.stalls.append((before + EVERY, after, time.process_time() - had))
 
     def _counted(self, *arguments: Any) -> int:
         self.n_collects += 1
@@ -98,7 +109,15 @@ class Watch:
     @property
     def longest(self) -> float:
         excused = _joined(self.collections + self.walks + self.machine)
-        return max((end - start - _common((start, end), excused) for start, end in self.stalls), default=0.0)
+        # Where others use the machine, too, only what this process itself did counts: it may have been put aside.
+        is_shared = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+        return max(
+            (
+                min(end - start - _common((start, end), excused), had if is_shared else end)
+                for start, end, had in self.stalls
+            ),
+            default=0.0,
+        )
 
     @property
     def late(self) -> float:
@@ -106,7 +125,7 @@ class Watch:
         return max((end - start - EVERY for start, end in self.machine), default=0.0)
 
     def __str__(self) -> str:
-        raw = max((end - start for start, end in self.stalls), default=0.0)
+        raw = max((end - start for start, end, _ in self.stalls), default=0.0)
         collections = max((end - start for start, end in self.collections), default=0.0)
         walks = max((end - start for start, end in self.walks), default=0.0)
         return (
