@@ -54,6 +54,8 @@ class Watch:
         self.collections: list[Span] = []
         self.walks: list[Span] = []
         self.machine: list[Span] = []
+        self.longest_walk = 0.0
+        """Of processor time."""
         self.n_collects = 0
         """Full collections that somebody asked for."""
 
@@ -94,11 +96,12 @@ class Watch:
         return int(self._collect(*arguments))
 
     def _walked(self, kind: type) -> Any:
-        started = time.monotonic()
+        started, had = time.monotonic(), time.thread_time()
         try:
             return self._walk(kind)
         finally:
             self.walks.append((started, time.monotonic()))
+            self.longest_walk = max(self.longest_walk, time.thread_time() - had)
 
     def _on_gc(self, phase: str, info: dict[str, int]) -> None:
         if phase == 'start':
@@ -131,7 +134,8 @@ class Watch:
         return (
             f'longest stall {self.longest * 1000:.0f} ms (with what is excused {raw * 1000:.0f}); '
             f'{self.n_collects} collects, the longest of all collections {collections * 1000:.0f} ms; '
-            f'{len(self.walks)} walks through the heap, the longest {walks * 1000:.0f} ms; '
+            f'{len(self.walks)} walks through the heap, the longest {walks * 1000:.0f} ms '
+            f'({self.longest_walk * 1000:.0f} of the processor); '
             f'the machine itself {self.late * 1000:.0f} ms'
         )
 
