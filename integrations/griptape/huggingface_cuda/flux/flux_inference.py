@@ -77,11 +77,11 @@ class FluxInference(SuccessFailureNode):
         failure: Exception | None = None
         try:
             text = await self._generate()
-        except Canceled:
-            self._set_status_results(was_successful=False, result_details='Canceled; what it had taken was given back.')
-            raise asyncio.CancelledError from None
         except Exception as error:
             failure = self._explained(error)
+        if failure is not None and self.is_cancellation_requested:  # whatever it ended with, this is why
+            self._set_status_results(was_successful=False, result_details='Canceled; what it had taken was given back.')
+            raise asyncio.CancelledError
         if failure is not None:  # outside of the handler: it holds the frames of the failure, and what they hold
             self._set_status_results(was_successful=False, result_details=str(failure))
             self._handle_failure_exception(failure)
