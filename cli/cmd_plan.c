@@ -15,6 +15,7 @@
 #include "described.h"
 #include "state.h"
 #include "workflow.h"
+#include "workload.h"
 
 struct plan {
     struct described_options described;
@@ -179,7 +180,7 @@ static int plan_read_demand(struct plan *plan)
                                             .required_bytes = plan->bytes,
                                             .allow_low_memory = plan->allow_low_memory,
                                             .max_wait_ms = plan->max_wait_ms };
-    if (described_key(plan->request, plan->key, &plan->demand.quantization, &error) < 0)
+    if (workload_spell(plan->request, plan->key, &plan->demand.quantization, &error) < 0)
         return cli_fail_usage("--request: %s", error.text);
     if (plan->path && plan->bytes)
         return cli_fail_usage("--bytes and --path both say how large the model is; give one");

@@ -21,6 +21,7 @@
 #include "base/math.h"
 #include "base/size.h"
 #include "monitor/monitor.h"
+#include "workload.h"
 
 const char *const described_policies[] = { "cost", "lru", "clear-everything", NULL };
 
@@ -56,15 +57,6 @@ static const char *entry_read_flag(struct unstick_snapshot_entry *entry, const c
     return NULL;
 }
 
-int described_key(const char *text, char ret_key[UNSTICK_KEY_MAX], enum unstick_quantization *ret_quantization,
-                  struct unstick_error *error)
-{
-    char model_id[UNSTICK_KEY_MAX];
-    int r = unstick_key_parse(text, model_id, sizeof(model_id), ret_quantization, error);
-
-    return r < 0 ? r : unstick_key_build(model_id, *ret_quantization, ret_key, UNSTICK_KEY_MAX, error);
-}
-
 /* Takes the item apart; what is wrong with it, or NULL. */
 static const char *entry_read(struct unstick_snapshot_entry *entry, struct unstick_snapshot_component *component,
                               char *item, char ret_key[UNSTICK_KEY_MAX], struct unstick_error *error)
@@ -76,7 +68,7 @@ static const char *entry_read(struct unstick_snapshot_entry *entry, struct unsti
     if (!bytes || bytes == item)
         return "it has no key";
     *bytes++ = '\0';
-    if (described_key(item, ret_key, &quantization, error) < 0)
+    if (workload_spell(item, ret_key, &quantization, error) < 0)
         return error->text;
     entry->last_used_ns = DESCRIBED_NOW_NS;
     flag = strchr(bytes, ':');

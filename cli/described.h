@@ -26,9 +26,6 @@ struct described {
     char *keys[CLI_LIST_MAX]; /* owned */
 };
 
-/* A key in the spelling that all keys of a world have: `x_nf4` is `x_4-bit`. */
-int described_key(const char *text, char ret_key[UNSTICK_KEY_MAX], enum unstick_quantization *ret_quantization,
-                  struct unstick_error *error);
 
 /* The names of enum unstick_policy_kind, for an option; ends with NULL. */
 extern const char *const described_policies[];

@@ -14,7 +14,6 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "described.h"
 
 #define WORKLOAD_MAX_MODELS 1024
 #define WORKLOAD_MAX_REQUESTS 1000000
@@ -49,6 +48,15 @@ static const struct workload_model *workload_find(const struct workload *workloa
     return NULL;
 }
 
+int workload_spell(const char *text, char ret_key[UNSTICK_KEY_MAX], enum unstick_quantization *ret_quantization,
+                   struct unstick_error *error)
+{
+    char model_id[UNSTICK_KEY_MAX];
+    int r = unstick_key_parse(text, model_id, sizeof(model_id), ret_quantization, error);
+
+    return r < 0 ? r : unstick_key_build(model_id, *ret_quantization, ret_key, UNSTICK_KEY_MAX, error);
+}
+
 /*
  * The key in the one spelling that the cache and its figures have: "x_nf4" is "x_4-bit". What ends in no quantization
  * that is known stays as it is spelled.
@@ -60,7 +68,7 @@ static char *workload_key(const char *id, const char *quantization)
 
     if (asprintf(&spelled, "%s%s%s", id, quantization ? "_" : "", quantization ? quantization : "") < 0)
         return NULL;
-    if (described_key(spelled, key, &known, NULL) < 0)
+    if (workload_spell(spelled, key, &known, NULL) < 0)
         return spelled;
     free(spelled);
     return strdup(key);

@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 
+#include <unstick/policy.h>
 #include <unstick/status.h>
 
 #include "base/cleanup.h"
@@ -21,6 +22,9 @@ struct workload {
     size_t n_requests;
 };
 
+/* A key in the spelling that all keys of a world have: `x_nf4` is `x_4-bit`. */
+int workload_spell(const char *text, char ret_key[UNSTICK_KEY_MAX], enum unstick_quantization *ret_quantization,
+                   struct unstick_error *error);
 /* Reads a workload from a file. The error says where it is wrong. Release with workload_fini(). */
 int workload_read(const char *path, struct workload *ret_workload, struct unstick_error *error);
 /* Adds to a workload (a zeroed one is empty); a key that is there already is UNSTICK_BAD_FORMAT. */
