@@ -28,6 +28,7 @@ def load_into(cache: unstick.Cache) -> Any:
 
 @pytest.fixture
 def cache() -> Iterator[unstick.Cache]:
+    unstick.forget_shared()
     yield unstick.shared({'gpu_device': 'host:96MiB'}, granule_bytes=2 * MIB)
     unstick.forget_shared()
 
