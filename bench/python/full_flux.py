@@ -122,8 +122,9 @@ def t5(quantization: str, device: torch.device, scale: int = 1, seed: int = 1, n
     with _on_meta():
         model = T5EncoderModel(
             T5Config(
-                vocab_size=32128, d_model=width, d_kv=64, d_ff=width * 5 // 2, num_layers=max(1, min(24 // scale, n_layers)),
-                num_heads=width // 64, feed_forward_proj='gated-gelu', dense_act_fn='gelu_new', is_encoder_decoder=False,
+                vocab_size=32128, d_model=width, d_kv=64, d_ff=width * 5 // 2, num_heads=width // 64,
+                num_layers=max(1, min(24 // scale, n_layers)), feed_forward_proj='gated-gelu',
+                dense_act_fn='gelu_new', is_encoder_decoder=False,
             )
         ).eval()  # fmt: skip
     quantize(model, quantization, device, torch.Generator(device).manual_seed(seed))

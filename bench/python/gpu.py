@@ -7,9 +7,9 @@ GPU the cases that make sense on the host device run there, which is how the scr
 Cases: leave-8-bit, leave-4-bit, leave-4-bit-dq (adopt, evict, restore, with every reference alive, beside the same
 process's baseline); tight-8-bit (adopt with `tight=True`); rows-8-bit, rows-4-bit (what plain torch does with the same
 model, and unstick in its place); denoise (a loop beside a backup and beside a restore); graphs (a raw CUDA graph and
-reduce-overhead); card-8-bit, card-4-bit (a pipeline larger than the card, which a ballast makes small, as another user),
-whole-8-bit, whole-4-bit (the same without the ballast), model-offload-8-bit, group-offload-8-bit and so on (the same card
-with what diffusers has).
+reduce-overhead); card-8-bit, card-4-bit (a pipeline larger than the card, which a ballast makes small, as another
+user), whole-8-bit, whole-4-bit (the same without the ballast), model-offload-8-bit, group-offload-8-bit and so on (the
+same card with what diffusers has).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Nvml:
     """The device's own reading, which no process's allocator colours."""
 
     class Memory(ctypes.Structure):
-        _fields_ = [('total', ctypes.c_ulonglong), ('free', ctypes.c_ulonglong), ('used', ctypes.c_ulonglong)]  # noqa: RUF012
+        _fields_ = [('total', ctypes.c_ulonglong), ('free', ctypes.c_ulonglong), ('used', ctypes.c_ulonglong)]
 
     def __init__(self) -> None:
         self.library = ctypes.CDLL('libnvidia-ml.so.1')
@@ -189,8 +189,8 @@ def leave(case: Case, quantization: str) -> None:
     held = [tensor for component in pipe.components.values() if isinstance(component, torch.nn.Module)
             for tensor in (*component.parameters(), *component.buffers())]  # fmt: skip
 
-    def closure() -> int:
-        return len(held) + len(str(pipe.transformer))
+    def closure(holds: Any = pipe) -> int:
+        return len(str(holds.transformer))
 
     peak = Peak()
     start = peak.reset()
@@ -235,7 +235,7 @@ def leave(case: Case, quantization: str) -> None:
         model.evict()
     case.memory('evicted_last')
     case.found['above_baseline_bytes'] = case.used() - case.found['baseline_used_bytes']
-    case.found['n_held'] = closure()
+    case.found['n_held'] = len(held) + bool(closure())
     del held, closure
     with case.timed('dismantle'):
         case.found['dismantled'] = str(unstick.dismantle(pipe))
@@ -324,6 +324,12 @@ def rows(case: Case, quantization: str) -> None:
     case.found['n_held'] = len(held)
 
 
+def wait_for(tasks: list[unstick.Task], ended: list[float]) -> None:
+    for task in tasks:
+        task.wait()
+    ended.append(time.monotonic())
+
+
 def denoise(case: Case) -> None:
     """Steps of a 4-bit transformer while an 8-bit model's contents go to the host, and while they come back."""
     pipe = full.flux('4-bit', case.device, case.scale)
@@ -361,7 +367,7 @@ def denoise(case: Case) -> None:
         started = time.monotonic()
         tasks = [region.backup() for region in regions]
         ended: list[float] = []
-        waiter = threading.Thread(target=lambda tasks=tasks, ended=ended: ([t.wait() for t in tasks], ended.append(time.monotonic())))
+        waiter = threading.Thread(target=wait_for, args=(tasks, ended))
         waiter.start()
         results['backup'].append(loop(n))
         waiter.join()
@@ -374,7 +380,7 @@ def denoise(case: Case) -> None:
         started = time.monotonic()
         tasks = [region.restore() for region in regions]
         ended = []
-        waiter = threading.Thread(target=lambda tasks=tasks, ended=ended: ([t.wait() for t in tasks], ended.append(time.monotonic())))
+        waiter = threading.Thread(target=wait_for, args=(tasks, ended))
         waiter.start()
         results['restore'].append(loop(n))
         waiter.join()
@@ -636,7 +642,7 @@ def run_all(arguments: argparse.Namespace) -> int:
         found |= {'case': name, 'status': status, 'seconds_in_all': round(time.monotonic() - started, 1)}
         if card_bytes:
             found['card_bytes'] = card_bytes
-        if status and status != 77 or errors:
+        if (status and status != 77) or errors:
             found['stderr'] = errors.strip().splitlines()[-8:]
         (arguments.out / f'{name}.json').write_text(json.dumps(found, indent=1) + '\n')
         failed += status not in (0, 77)

@@ -190,7 +190,7 @@ class Slices:
 
     def _least_bytes(self) -> int:
         """The least to run with: what is in no block, and two slices."""
-        sizes = [_info(one, 'bytes') for one in self._slices.values()]
+        sizes = [_nbytes(one) for one in self._slices.values()]
         return int(self.component.nbytes - sum(sizes) + 2 * max(sizes, default=0))
 
     def _bring(self, region: Region) -> None:
@@ -228,6 +228,6 @@ class Slices:
         return gone > 0
 
 
-def _info(one: Slice, what: str) -> int:
+def _nbytes(one: Slice) -> int:
     region = one.region()
-    return region.info()[what] if region is not None else 0
+    return region.info()['bytes'] if region is not None else 0
