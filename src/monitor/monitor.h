@@ -51,8 +51,8 @@ int usk_nvml_driver_version(struct usk_nvml *nvml, char *text, size_t size, stru
 int usk_nvml_holders(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
                      size_t *ret_n, struct unstick_error *error);
 
-/* usk_nvml_holders(), and what this process holds there; *ret_own_bytes is 0 if it is not listed, which means that the list is
- * in the numbers of another PID namespace, or that it holds nothing; UINT64_MAX if the amount is unknown. */
+/* usk_nvml_holders(), and what this process holds there; *ret_own_bytes is 0 if it is not listed, which means that the
+ * list is in the numbers of another PID namespace, or that it holds nothing; UINT64_MAX if the amount is unknown. */
 int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
                        size_t *ret_n, uint64_t *ret_own_bytes, struct unstick_error *error);
 
