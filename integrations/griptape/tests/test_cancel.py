@@ -80,8 +80,8 @@ def test_in_inference(engine: Engine, fakes: type[FakeLoader], limits: Limits) -
 
     async def main() -> None:
         node = await one(engine, limits)
-        is_running = lambda: bool(unstick.shared(limits).entries()) and unstick.shared(limits).entries()[0]['n_leases']  # noqa: E731
-        took = await cancel_when(engine, node, is_running)
+        cache = unstick.shared(limits)
+        took = await cancel_when(engine, node, lambda: any(entry['n_leases'] for entry in cache.entries()))
         print(f'\ncancel in inference: {took * 1000:.0f} ms')
         assert took <= UNINTERRUPTIBLE + 1
         assert is_at_rest(limits, 10 * MIB)  # the model stays: it is whole, and the next run a hit
