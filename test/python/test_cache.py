@@ -501,7 +501,7 @@ def test_a_gpu_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(constraints._unstick, 'gpus', lambda: gpus)
     assert constraints.Constraints({'gpu_device': 'NVIDIA L4 (22 GB)'}).device == 'cuda:0'
-    with pytest.raises(unstick.InvalidArgumentError, match='several GPUs: cuda:1 is .*cuda:2 is '):
+    with pytest.raises(unstick.InvalidArgumentError, match=r'several GPUs: cuda:1 is .*cuda:2 is '):
         constraints.Constraints({'gpu_device': 'NVIDIA H200'})
     with pytest.raises(unstick.InvalidArgumentError, match='none of these: cuda:0 is NVIDIA L4'):
         constraints.Constraints({'gpu_device': 'Voodoo 2'})
