@@ -70,6 +70,7 @@ static PyMethodDef module_methods[] = {
     { "cycles", py_cycles, METH_VARARGS,
       "cycles(type): unreachable islands with an instance of type, as a list of dicts." },
     { "_at_exit", module_at_exit, METH_NOARGS, "Called once, by atexit." },
+    { "gpus", py_gpus, METH_NOARGS, "The GPUs that there are, as dicts; nothing is opened for it." },
     { "instances", py_instances, METH_O, "Every object of a type, or of one made from it, that the collector knows." },
     { "hibernate", py_hibernate, METH_VARARGS, "(pid, milliseconds): a dict." },
     { "wake", py_wake, METH_VARARGS, "(pid, milliseconds): a dict." },
@@ -103,7 +104,8 @@ PyMODINIT_FUNC PyInit__unstick(void)
 {
     PyTypeObject *types[] = { &py_context_type, &py_device_type, &py_region_type,
                               &py_lease_type,   &py_task_type,    &py_memory_type,
-                              &py_cache_type,   &py_request_type, &py_cache_lease_type };
+                              &py_cache_type,   &py_request_type, &py_cache_lease_type,
+                              &py_fault_device_type };
     PyObject *module = PyModule_Create(&module_def), *gc;
 
     if (!module)

@@ -30,6 +30,14 @@ State = Literal['empty', 'resident', 'evicted', 'partial', 'revoked', 'poisoned'
 Tier = Literal['auto', 'pinned', 'pageable', 'file']
 Fence = Literal['default', 'device', 'none']
 
+class Gpu(TypedDict):
+    spec: str
+    name: str
+    uuid: str
+    total_bytes: int
+
+def gpus() -> list[Gpu]: ...
+
 class ContextInfo(TypedDict):
     host_limit_bytes: int
     host_pinned_bytes: int
@@ -68,10 +76,12 @@ class RegionInfo(TypedDict):
     n_evicted: int
     n_poisoned: int
     n_bare: int
+    n_dead: int
     resident_bytes: int
     pinned_bytes: int
     pageable_bytes: int
     file_bytes: int
+    dead_bytes: int
     n_leases: int
 
 class TaskResult(TypedDict):
@@ -161,7 +171,6 @@ class Context:
     def __init__(self, *, host_bytes: int = 0, n_threads: int = 0, log_level: int = 1) -> None: ...
     def info(self) -> ContextInfo: ...
 
-@final
 class Device:
     def __new__(
         cls, context: Context, spec: str = 'auto', *, limit_bytes: int = 0, granule_bytes: int = 0
@@ -178,7 +187,27 @@ class Device:
     def close(self) -> None: ...
 
 @final
+class FaultDevice(Device):
+    def set_faults(
+        self,
+        *,
+        fail_at: int = 0,
+        status: int = 0,
+        is_for_ever: bool = False,
+        ops: tuple[str, ...] = (),
+        lose_at: int = 0,
+        steal_bytes: int = 0,
+        pending_polls: int = 0,
+        busy_maps: int = 0,
+    ) -> None: ...
+    @property
+    def n_calls(self) -> int: ...
+    @property
+    def n_failed(self) -> int: ...
+
+@final
 class Region:
+    sheds: bool
     def __new__(cls, device: Device, name: str, bytes: int, *, reserve_bytes: int = 0) -> Self: ...
     @property
     def name(self) -> str: ...

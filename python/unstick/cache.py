@@ -9,10 +9,11 @@ import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 from . import _unstick
-from ._unstick import BusyError, Context, Device, NotFoundError
+from ._unstick import BusyError, Context, Device, NotFoundError, Region
 from .constraints import Constraints
 from .errors import explained, invalid
 from .loading import Held, Loader, give_back
@@ -120,8 +121,9 @@ class Cache:
     ) -> Use:
         """The model, on the device and in use for as long as the context lasts.
 
-        `components`: only these are leased; the others come back by themselves when they are called, and make room for
-        one another: for a pipeline that is larger than the device. `required_bytes`: what it takes, where neither its
+        A pipeline of which not all fits runs all the same: its smallest component is leased, the others come back by
+        themselves when they are called, and make room for one another. `components` names what is leased instead.
+        `required_bytes`: what it takes, where neither its
         files nor an earlier run say it. `settings` are passed to the loader, and part of what the entry is.
         """
         fingerprint = _fingerprint(settings)
@@ -197,7 +199,7 @@ class Cache:
             self.native.step()
         if known is not None:
             self.forget(key, known[1])
-            known[1].release()
+            known[1].release(self.regions())
 
     def _try_to_drop(self, key: str) -> bool:
         try:
@@ -272,9 +274,34 @@ class Cache:
         info = self.device.info()
         return min(info['limit_bytes'] or info['total_bytes'], info['total_bytes'])
 
+    @property
+    def usable_bytes(self) -> int:
+        """The same without what the device keeps for itself."""
+        info = self.device.info()
+        return self.most_bytes - info['sentinel_bytes'] - info['poisoned_bytes']
+
+    def part_of(self, key: str, fingerprint: str) -> tuple[str, ...] | None:
+        """What a use leases of a pipeline that is larger than the device; None: all of it."""
+        with self._lock:
+            known = self._held.get(key)
+        return known[1].part if known is not None and known[0] == fingerprint else None
+
+    def add_rest(self, key: str, held: Held) -> None:
+        """What joins the entry after the request that loaded it."""
+        part = held.part
+        for name, region in held.regions.items():
+            if part is not None and name not in part:
+                self.native.add(key, name, region)
+
     def held(self, key: str) -> Held:
         with self._lock:
             return self._held[key][1]
+
+    def regions(self) -> list[Region]:
+        """Of all models that are held."""
+        with self._lock:
+            held = [one for _, one in self._held.values()]
+        return [region for one in held for region in one.regions.values()]
 
     def keep(self, key: str, fingerprint: str, held: Held) -> None:
         with self._lock:
@@ -341,7 +368,15 @@ class Cache:
             fields |= {'required_bytes': size.nbytes, 'basis': size.basis, 'alternatives': size.alternatives}
             if working_bytes is None and self.working_bytes is None and self.device.kind == 'cuda':
                 fields['working_bytes'] = size.working_bytes
+        self._fit(fields)
         return fields
+
+    def _fit(self, fields: dict[str, Any]) -> None:
+        """A pipeline over the limit, but not over the device, can be loaded, and then runs component by component."""
+        usable = self.usable_bytes
+        required = fields.get('required_bytes', 0)
+        if usable < required <= self.device.info()['total_bytes'] and find_spec('torch') is not None:
+            fields['required_bytes'] = max(usable - fields['working_bytes'], 1)
 
 
 _keepers: weakref.WeakKeyDictionary[threading.Thread, threading.Event] = weakref.WeakKeyDictionary()

@@ -8,6 +8,7 @@ tensor; and then it can still be evicted.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -26,10 +27,12 @@ from ._unstick import BusyError, CanceledError, Lease, NotResidentError, OutOfDe
 from .errors import busy, evicted, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room
-from .storages import Group, move, move_out
+from .storages import Group, move, move_by_host, move_out
 
 if TYPE_CHECKING:
     from .model import Model
+
+log = logging.getLogger('unstick')
 
 ALIGNMENT = 512
 CHUNK_BYTES = 1 << 30
@@ -37,8 +40,24 @@ CHUNK_BYTES = 1 << 30
 GuardMode = Literal['restore', 'raise']
 
 
+_How = Literal['room or nothing', 'make room', 'by host']
+
+
 def rounded(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def in_chunks(groups: list[Group], chunk_bytes: int) -> Iterator[list[Group]]:
+    """Groups in their order, as many at a time as a chunk holds; one that is larger is alone."""
+    chunk: list[Group] = []
+    nbytes = 0
+    for group in groups:
+        if chunk and nbytes + rounded(group.nbytes) > chunk_bytes:
+            yield chunk
+            chunk, nbytes = [], 0
+        chunk.append(group)
+        nbytes += rounded(group.nbytes)
+    yield chunk
 
 
 class Component:
@@ -78,14 +97,15 @@ class Component:
     @property
     def regions(self) -> list[Region]:
         self.room.device.context.info()  # lets go of what lies in no tensor any more
-        alive = [region for region in (ref() for ref in self._regions) if region is not None]
+        alive = [region for region in (ref() for ref in self._regions) if region is not None and not _is_dead(region)]
         if len(alive) < len(self._regions):
             self._regions = [weakref.ref(region) for region in alive]
+            self._owned[:] = [region for region in self._owned if region in alive]
         return alive
 
     @property
     def nbytes(self) -> int:
-        return sum(region.info()['bytes'] for region in self.regions)
+        return sum(_live_bytes(region) for region in self.regions)
 
     @property
     def resident_bytes(self) -> int:
@@ -122,76 +142,136 @@ class Component:
 
     # --- taking tensors in ---
 
-    def take(self, groups: list[Group], device: torch.device, chunk_bytes: int, report: Adoption) -> None:
-        """Moves groups of storages into this component's regions: first where others have died, then into a new one."""
+    def take(
+        self, groups: list[Group], device: torch.device, chunk_bytes: int, is_tight: bool, report: Adoption
+    ) -> None:
+        """Moves groups of storages into this component's regions: first where others have died, then into new ones.
+
+        With room for all of it beside the old memory: into one. Without: chunk by chunk, so that what one leaves
+        behind makes room for the next.
+        """
         rest = [group for group in groups if not self._reuse(group, device, report)]
+        groups.clear()
         if not rest:
             return
-        region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in rest))
+        is_whole = not is_tight and self.room.has_room(sum(rounded(group.nbytes) for group in rest))
+        if is_whole and self._take_chunk(rest, device, report, 'room or nothing'):
+            self.room.give_back()
+            return
+        for chunk in in_chunks(rest, chunk_bytes):
+            # Tight: what is larger than a chunk has no room beside itself.
+            is_large = is_tight and chunk[0].nbytes > chunk_bytes
+            self._take_chunk(chunk, device, report, 'by host' if is_large else 'make room')
+            if is_tight:
+                self.room.give_back()
+        self.room.give_back()
+        if any(region.state != 'resident' for region in self.regions):
+            with suppress(OutOfDeviceMemoryError):  # then a call brings it back
+                self.restore_regions()
+
+    def _take_chunk(self, groups: list[Group], device: torch.device, report: Adoption, how: _How) -> bool:
+        """Moves groups into a region of their own; false if there is no room for it, and it is room or nothing."""
+        region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in groups))
         self._spans[region.address] = []
         n_taken = len(report.taken)
         try:
-            ready_bytes = 0
-            for group in rest:
-                offset = region.alloc(group.nbytes)
-                end = offset + rounded(group.nbytes)
-                if end > ready_bytes:
-                    # Only so far ahead: what lies behind was freed in the meantime.
-                    ready_bytes = self._ready(region, max(end, ready_bytes + chunk_bytes))
-                self._move(group, region, offset, device, report)
+            places = [(group, region.alloc(group.nbytes)) for group in groups]
+            if how == 'room or nothing' and self._try_to_bring(region) is not None:
+                del self._spans[region.address]
+                return False
+            if how == 'by host' or (how == 'make room' and self._shortage(region) is not None):
+                old = [one for group in groups for one in _weak(group)]
+                move_by_host(places, region, device, lambda: self._bring(region))
+                for group, offset in places:
+                    self._note(group, region, offset, report)
+                self._old += old
+            else:
+                for group, offset in places:
+                    self._move(group, region, offset, device, report)
         except BaseException:
-            # Half a component could not come back by itself: all of it goes where it came from.
+            # Half a region could not come back by itself: all of it goes where it came from.
             move_out(region, device)
             del report.taken[n_taken:], self._spans[region.address]
             raise
         # Not before: an eviction that another thread asks for must not find it half filled.
         self._owned.append(region)
         self._regions.append(weakref.ref(region))
-        if device.type == 'cuda':
-            torch.cuda.current_stream(device).synchronize()
-            torch.cuda.empty_cache()
+        region.sheds = True
+        return True
 
-    def _ready(self, region: Region, until_bytes: int) -> int:
-        """Gives a new region memory up to an offset; returns how far it really goes."""
-        info = region.info()
-        until_bytes = min(until_bytes, info['bytes'])
-        while (missing := until_bytes - region.info()['resident_bytes']) > 0:
-            shortage = None
+    def _shortage(self, region: Region) -> OutOfDeviceMemoryError | None:
+        """Brings memory for a new region, at the cost of whatever can go; what is missing, if that is not enough.
+
+        torch's cache goes first, then others, and then what came of this very component before: its contents are in
+        its backup.
+        """
+        shortage = self._try_to_bring(region)
+        for remedy in (self.room.give_back_to, self.room.make, self._make_of_own):
+            while shortage is not None and remedy(shortage.required_bytes - shortage.available_bytes, self):
+                shortage = self._try_to_bring(region)
+        return shortage
+
+    def _try_to_bring(self, region: Region) -> OutOfDeviceMemoryError | None:
+        try:
+            region.restore().wait()
+        except OutOfDeviceMemoryError as error:
+            return error.with_traceback(None)
+        return None
+
+    def _make_of_own(self, nbytes: int, _: Component) -> bool:
+        return self.evict_regions(nbytes) > 0
+
+    def _bring(self, region: Region) -> None:
+        shortage = self._shortage(region)
+        if shortage is not None:
             try:
-                region.restore(max_bytes=missing).wait()
-            except OutOfDeviceMemoryError as error:
-                shortage = error.with_traceback(None)
-            if shortage is not None and not self.room.make(shortage.required_bytes - shortage.available_bytes, self):
-                try:
-                    raise shortage
-                finally:
-                    del shortage  # it holds this frame, which holds it
-        return region.info()['resident_bytes']
+                raise shortage
+            finally:
+                del shortage  # it holds this frame, which holds it
 
     def _reuse(self, group: Group, device: torch.device, report: Adoption) -> bool:
+        wanted = rounded(group.nbytes)
         for region in self.regions:
-            if region.state != 'resident':
+            if region.state != 'resident' or not any(
+                nbytes == wanted for _, nbytes in self._spans.get(region.address, ())
+            ):
                 continue
-            live = {offset for offset, _ in region.tensors()}
-            for offset, nbytes in self._spans.get(region.address, []):
-                if nbytes == rounded(group.nbytes) and not any(offset <= at < offset + nbytes for at in live):
-                    try:
-                        with region.lease():  # no eviction takes it away meanwhile
-                            self._move(group, region, offset, device, report)
-                    except (BusyError, NotResidentError):
-                        return False
-                    return True
+            try:
+                with region.lease():  # nothing of it is taken away meanwhile
+                    offset = self._vacancy(region, wanted)
+                    if offset is not None:
+                        self._move(group, region, offset, device, report)
+                        return True
+            except (BusyError, NotResidentError):
+                return False
         return False
 
+    def _vacancy(self, region: Region, wanted: int) -> int | None:
+        """Where tensors of the same size have died, and memory is left as others share its granules."""
+        info, tensors = region.info(), region.tensors()
+        granule = info['granule_bytes']
+        live = {offset for offset, _ in tensors}
+        held = {index for at, nbytes in tensors for index in range(at // granule, -(-(at + nbytes) // granule))}
+        for offset, nbytes in self._spans[region.address]:
+            if nbytes != wanted or any(offset <= at < offset + nbytes for at in live):
+                continue
+            if not info['n_dead'] or held.issuperset(range(offset // granule, -(-(offset + nbytes) // granule))):
+                return offset
+        return None
+
     def _move(self, group: Group, region: Region, offset: int, device: torch.device, report: Adoption) -> None:
+        old = _weak(group)
         move(group, region, offset, device)
+        self._note(group, region, offset, report)
+        self._old += old
+
+    def _note(self, group: Group, region: Region, offset: int, report: Adoption) -> None:
         span = offset, rounded(group.nbytes)
         if span not in self._spans[region.address]:
             self._spans[region.address].append(span)
         names = tuple(found.name for found in group.tensors)
         self.names.update(names)
         report.taken.append(Taken(self.name, group.name, names, group.nbytes))
-        self._old += [(StorageWeakRef(storage.storage), storage.nbytes) for storage in group.storages]
         group.storages.clear()
 
     @property
@@ -213,9 +293,23 @@ class Component:
     def restore_regions(self) -> None:
         for one in self.closure():
             for region in one.regions:
-                if region.state not in ('resident', 'revoked'):
+                if region.state == 'poisoned':
+                    one._rescue(region)
+                elif region.state not in ('resident', 'revoked'):
                     region.restore().wait()
             guards.remove(one)
+
+    def _rescue(self, region: Region) -> None:
+        """The driver keeps memory under an address that nobody can use again: the contents go to memory of torch's own.
+
+        The next refresh takes them in anew.
+        """
+        move_out(region, self.room.torch_device, is_readable=False)
+        if region in self._owned:
+            self._owned.remove(region)
+        self._regions = [ref for ref in self._regions if ref() is not region]
+        self._spans.pop(region.address, None)
+        log.warning('%s: the driver does not let go of memory of a region: its contents were laid elsewhere', self.name)
 
     def evict_regions(self, max_bytes: int = 0) -> int:
         """Evicts, the last granules first if only so much has to go; returns the bytes that went."""
@@ -406,6 +500,20 @@ class _Use:
                 return True
             frame = frame.f_back
         return False
+
+
+def _weak(group: Group) -> list[tuple[StorageWeakRef, int]]:
+    return [(StorageWeakRef(one.storage), one.nbytes) for one in group.storages]
+
+
+def _is_dead(region: Region) -> bool:
+    info = region.info()
+    return info['n_dead'] == info['n_granules']
+
+
+def _live_bytes(region: Region) -> int:
+    info = region.info()
+    return max(info['bytes'] - info['dead_bytes'], 0)
 
 
 def _evict_unless_leased(region: Region, max_bytes: int) -> None:

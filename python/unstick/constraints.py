@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ._unstick import Context, Device
+from ._unstick import Context, Device, gpus
 from .errors import invalid
 
 GIB = 1 << 30
@@ -108,11 +107,9 @@ def _device(value: Any) -> str:
 
 
 def _by_name(text: str) -> str:
-    """A name as a list of GPUs shows it, such as "NVIDIA L4 (22 GB)"."""
-    torch = sys.modules.get('torch')
-    n = torch.cuda.device_count() if torch is not None else 0
+    """A name as a list of GPUs shows it, such as "NVIDIA L4 (22 GB)"; the driver is asked, torch need not be there."""
     wanted = re.sub(r'\s*\(.*\)$', '', text)
-    names = {f'cuda:{index}': torch.cuda.get_device_name(index) for index in range(n)} if torch is not None else {}
+    names = {gpu['spec']: gpu['name'] for gpu in gpus()}
     found = [spec for spec, name in names.items() if wanted in (name, spec)]
     if len(found) == 1:
         return found[0]

@@ -12,6 +12,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+import torch
+
 from ._unstick import Context, Device, OutOfDeviceMemoryError
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ class Room:
         self.lock = threading.RLock()
         self.components: weakref.WeakSet[Component] = weakref.WeakSet()
 
+    @property
+    def torch_device(self) -> torch.device:
+        """The device as torch names it."""
+        return torch.device('cuda', self.device.index) if self.device.kind == 'cuda' else torch.device('cpu')
+
     def bring(self, component: Component) -> None:
         """Makes a component resident, at the cost of others that are not in use."""
         with self.lock:
@@ -40,6 +47,32 @@ class Room:
                         raise shortage
                     finally:
                         del shortage  # it holds this frame, which holds it
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether so much more fits beside all that is there now; torch's cache is given back if that decides it."""
+        if self._free_bytes(nbytes) >= nbytes:
+            return True
+        return self.give_back() and self._free_bytes(nbytes) >= nbytes
+
+    def _free_bytes(self, nbytes: int) -> int:
+        info = self.device.info()
+        held = info['resident_bytes'] + info['sentinel_bytes'] + info['poisoned_bytes']
+        granules = -(-nbytes // info['granule_bytes']) * info['granule_bytes']
+        free = min(info['limit_bytes'] - held, info['total_bytes'] - info['used_bytes'] + info['spare_bytes'])
+        return free - (granules - nbytes)
+
+    def give_back(self) -> bool:
+        """Gives the driver back what torch has cached; False where it caches nothing."""
+        if self.device.kind != 'cuda':
+            return False
+        torch.cuda.current_stream(self.device.index).synchronize()
+        torch.cuda.empty_cache()
+        return True
+
+    def give_back_to(self, nbytes: int, keep: Component) -> bool:
+        """The same as a remedy: true if more is free than before."""
+        before = self._free_bytes(0)
+        return self.give_back() and self._free_bytes(0) > before
 
     def make(self, nbytes: int, keep: Component) -> bool:
         """Evicts others until about `nbytes` more are free; False if nothing could go."""

@@ -43,8 +43,9 @@ class Demand:
 
     def request(self, cache: Cache, changes: dict[str, Any]) -> Request:
         given = {**self.fields, **changes}
-        if self.components is not None:
-            given['components'] = self.components
+        components = self.components if self.components is not None else cache.part_of(self.key, self.fingerprint)
+        if components is not None:
+            given['components'] = components
         return cache.native.request(
             self.key, fingerprint=self.fingerprint, quantization=self.quantization, **given
         )
@@ -166,17 +167,23 @@ class Use:
                 action = request.next(status=reclaim.status, n_collected=reclaim.n_collected)
             else:
                 loading.old = self.cache.take_held(self.key)
+                loading.others = self.cache.regions()
                 yield loading
-                loading.register(request, self.cache, self._demand.fingerprint)
+                loading.register(
+                    request, self.cache, self._demand.fingerprint, has_choice=self._demand.components is not None
+                )
                 action = request.next(status=loading.status, text=loading.text)
 
     def _take(self, request: Request, loading: Loading) -> None:
         if loading.held is not None:
             record(self.key, self._demand.fingerprint, loading.held.nbytes)
+            self.cache.add_rest(self.key, loading.held)
         self._lease = request.take_lease()
         if self._lease is not None:
             self._held = self.cache.held(self.key)
-            self._uses = self._held.begin(self._demand.components)
+            self._uses = self._held.begin(
+                self._demand.components if self._demand.components is not None else self._held.part
+            )
         self.cache.wake()
 
     def _raise(self, error: Error | None, loading: Loading) -> None:

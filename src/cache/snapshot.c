@@ -132,27 +132,55 @@ static enum unstick_tier info_tier(const struct unstick_region_info *info)
     return info->file_bytes ? UNSTICK_TIER_FILE : UNSTICK_TIER_AUTO;
 }
 
+static const struct usk_component *entry_sharer(const struct usk_entry *entry, const struct usk_component *component)
+{
+    for (size_t i = 0; i < entry->n_components; i++) {
+        if (entry->components[i]->region == component->region)
+            return entry->components[i];
+    }
+    return NULL;
+}
+
+/*
+ * One region may belong to several entries: a text encoder that two pipelines share. It is there once, so it counts
+ * once: for the entry that is asked for, where its absence costs something, else for the first that has it.
+ */
+static bool view_counts(const struct usk_view *view, const struct usk_entry *entry,
+                        const struct usk_component *component, const struct unstick_request *request)
+{
+    if (!component->region || entry == request->entry)
+        return true;
+    if (request->entry && entry_sharer(request->entry, component))
+        return false;
+    for (size_t i = 0; i < view->n_components; i++) {
+        if (view->real_components[i] && view->real_components[i]->region == component->region)
+            return false;
+    }
+    return true;
+}
+
 /* Adds one component; returns by how much what is under way will change what is free. */
-static int64_t view_add_component(struct usk_view *view, struct usk_component *component)
+static int64_t view_add_component(struct usk_view *view, struct usk_component *component, bool is_counted)
 {
     int64_t freed;
 
     struct unstick_region_info info = usk_component_info(component);
     uint64_t backed = info.pinned_bytes + info.pageable_bytes + info.file_bytes;
-    uint64_t resident = usk_min(usk_component_future(component, info.resident_bytes), component->bytes);
+    uint64_t bytes = is_counted ? component->bytes - usk_min(info.dead_bytes, component->bytes) : 0;
+    uint64_t resident = usk_min(usk_component_future(component, info.resident_bytes), bytes);
 
     view->components[view->n_components] = (struct unstick_snapshot_component){
         .name = component->name,
-        .bytes = component->bytes,
+        .bytes = bytes,
         .resident_bytes = resident,
-        .unbacked_bytes = usk_min(component->bytes - usk_min(backed, component->bytes), resident),
+        .unbacked_bytes = usk_min(bytes - usk_min(backed, bytes), resident),
         .tier = info_tier(&info),
         /* A region may also be leased by the host, past the cache. */
         .n_leases = component->n_leases > info.n_leases ? component->n_leases : info.n_leases,
     };
     view->rival.lru_bytes[view->n_components] = component->lru_bytes;
     view->real_components[view->n_components++] = component;
-    freed = (int64_t)info.resident_bytes - (int64_t)resident;
+    freed = is_counted ? (int64_t)info.resident_bytes - (int64_t)resident : 0;
     if (component->mover)
         component->mover->balance_bytes += freed;
     return freed;
@@ -183,7 +211,8 @@ static int64_t view_add_entry(struct usk_view *view, struct usk_entry *entry, co
     int64_t freed = 0;
 
     for (size_t i = 0; i < entry->n_components; i++)
-        freed += view_add_component(view, entry->components[i]);
+        freed += view_add_component(view, entry->components[i],
+                                    view_counts(view, entry, entry->components[i], request));
     if (is_other_loading && entry->claim_bytes) {
         freed += view_add_claim(view, entry->claim_bytes);
         /* In full, although some of it may still be leaving for it: what a region publishes of that is a step older
