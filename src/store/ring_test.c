@@ -116,6 +116,29 @@ static void test_second_one_fails(void **state)
     usk_ring_put(f->store, b);
 }
 
+/* Who only tries has one made for the next time; what failed meanwhile is empty again, and nobody hears of it. */
+static void test_try(void **state)
+{
+    struct fixture *f = *state;
+    void *a, *b;
+
+    assert_false(usk_ring_try(f->store, &a));
+    fixture_settle(f);
+    assert_true(usk_ring_try(f->store, &a));
+    f->recorder.register_fails_at = 1;
+    f->recorder.register_status = UNSTICK_DRIVER;
+    assert_false(usk_ring_try(f->store, &b));
+    fixture_settle(f);
+    assert_false(usk_ring_try(f->store, &b));
+    f->recorder.register_fails_at = 0;
+    fixture_settle(f);
+    assert_false(usk_ring_try(f->store, &b));
+    fixture_settle(f);
+    assert_true(usk_ring_try(f->store, &b));
+    usk_ring_put(f->store, a);
+    usk_ring_put(f->store, b);
+}
+
 static void test_budget(void **state)
 {
     struct fixture *f = *state;
@@ -171,6 +194,7 @@ int main(void)
         TEST(refused_is_pageable),
         TEST(first_one_fails),
         TEST(second_one_fails),
+        TEST(try),
         TEST(budget),
         TEST(device_keeps_a_buffer),
     };

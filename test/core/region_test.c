@@ -389,6 +389,25 @@ static void test_busy_driver(void **state)
     fixture_file_close(&file);
 }
 
+static void test_reads_within_the_region(void **state)
+{
+    struct fixture *fixture = *state;
+    struct unstick_region *region = region_new(fixture, 2 * GRANULE);
+    struct unstick_error error = { 0 };
+    uint8_t bytes[16];
+
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_read(region, 2 * GRANULE - 15, bytes, 16, &error), UNSTICK_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.text, "beyond the end"));
+    assert_int_equal(unstick_region_write(region, UINT64_MAX - 3, bytes, 16, &error), UNSTICK_INVALID_ARGUMENT);
+    assert_int_equal(unstick_region_read(region, 2 * GRANULE - 16, bytes, 16, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_read(region, 2 * GRANULE, bytes, 0, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_info(region).n_leases, 0);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_write(region, 0, bytes, 16, &error), UNSTICK_NOT_RESIDENT);
+    unstick_region_unref(region);
+}
+
 /* max_bytes is for evictions and restores: what a load left out could never be loaded again. */
 static void test_loads_are_whole(void **state)
 {
@@ -752,6 +771,7 @@ int main(void)
         CASE(test_leases),
         CASE(test_cancel_at_every_step),
         CASE(test_busy_driver),
+        CASE(test_reads_within_the_region),
         CASE(test_loads_are_whole),
         CASE(test_canceled_while_the_driver_is_busy),
         CASE(test_claimed_memory_is_left),

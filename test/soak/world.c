@@ -105,7 +105,6 @@ bool world_open(struct world *world)
         (SOAK_MODEL_GRANULES + 2 + soak_random(&world->seed, 2 * SOAK_MODEL_GRANULES)) * SOAK_GRANULE;
     cache_options.tier = (enum unstick_tier)soak_random(&world->seed, UNSTICK_TIER_FILE + 1);
     atomic_store(&world->is_lost, false);
-    atomic_store(&world->has_leftovers, false);
     r = unstick_context_new(&context_options, &world->ctx, &error);
     if (r == UNSTICK_OK)
         r = usk_host_open(SOAK_DEVICE_BYTES, world->ctx->event_fd, &log, &inner, &error);
