@@ -2,6 +2,7 @@
 /* The verbs of regions on a host device, one behaviour per test. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -507,6 +508,40 @@ static void test_budget(void **state)
     fixture_close(&fixture);
 }
 
+/* What would free host memory, but waits for the one that is short of it, is not waited for. */
+static void test_budget_behind_oneself(void **state)
+{
+    struct fixture fixture;
+    struct fixture_options poor = { .host_bytes = 6 * GRANULE };
+    struct unstick_region *regions[2];
+    struct unstick_task *evictions[2], *discards[2];
+
+    (void)state;
+    fixture_open(&fixture, &poor);
+    for (size_t i = 0; i < 2; i++) {
+        regions[i] = region_new(&fixture, MODEL_BYTES);
+        assert_int_equal(fixture_run(regions[i], unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(unstick_region_evict(regions[i], NULL, &evictions[i], NULL), UNSTICK_OK);
+        assert_int_equal(unstick_region_discard(regions[i], NULL, &discards[i], NULL), UNSTICK_OK);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        unsigned int n_steps = 0;
+
+        while (unstick_task_step(evictions[i], 0) == UNSTICK_PENDING) {
+            assert_true(++n_steps < 20000);
+            usleep(50);
+        }
+        assert_int_equal(unstick_task_wait(discards[i], NULL), UNSTICK_OK);
+        unstick_task_free(evictions[i]);
+        unstick_task_free(discards[i]);
+        unstick_region_unref(regions[i]);
+    }
+    assert_true(usk_device_is_valid(fixture.dev));
+    fixture_close(&fixture);
+}
+
 static void test_changed_file(void **state)
 {
     struct fixture_file file;
@@ -776,6 +811,7 @@ int main(void)
         CASE(test_canceled_while_the_driver_is_busy),
         CASE(test_claimed_memory_is_left),
         CASE(test_budget),
+        CASE(test_budget_behind_oneself),
         CASE(test_changed_file),
         CASE(test_fork),
         CASE(test_driver_thread),
