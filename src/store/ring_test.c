@@ -177,7 +177,29 @@ static void test_device_keeps_a_buffer(void **state)
     f->recorder.unregister_fails_at = 1;
     fixture_end(f, GRANULE);
     *(char *)buffer = 1;
-    assert_int_equal(f->budget.ring_bytes, GRANULE);
+    assert_int_equal(f->budget.ring_bytes, 0);
+    assert_int_equal(f->budget.pinned_bytes, GRANULE);
+    usk_os_unmap(buffer, GRANULE, NULL);
+}
+
+/* Nor is it waited for: it never comes back. */
+static void test_kept_buffer_is_not_waited_for(void **state)
+{
+    struct fixture *f = *state;
+    struct usk_arena *arena;
+    void *buffer;
+
+    OK(ring_wait(f, &buffer));
+    usk_ring_put(f->store, buffer);
+    f->recorder.unregister_fails_at = 1;
+    usk_ring_trim(f->store);
+    fixture_settle(f);
+    f->recorder.unregister_fails_at = 0;
+    f->budget.limit_bytes = PIECE;
+    OK(usk_arena_new(f->store, GRANULE, PIECE, UNSTICK_TIER_PINNED, &arena, &f->error));
+    assert_int_equal(usk_arena_get(arena, 0, &f->error), UNSTICK_HOST_BUDGET);
+    usk_arena_free(arena);
+    fixture_end(f, GRANULE);
     usk_os_unmap(buffer, GRANULE, NULL);
 }
 
@@ -197,6 +219,7 @@ int main(void)
         TEST(try),
         TEST(budget),
         TEST(device_keeps_a_buffer),
+        TEST(kept_buffer_is_not_waited_for),
     };
 
     return cmocka_run_group_tests_name("ring", tests, NULL, NULL);

@@ -2,7 +2,6 @@
 /* The verbs of regions on a host device, one behaviour per test. */
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
