@@ -44,22 +44,6 @@ struct unstick_device_info {
     bool is_lost;            /**< every call on it fails with UNSTICK_DEVICE_LOST */
 };
 
-/** A GPU of this machine, before anything is opened on it. */
-struct unstick_gpu {
-    char spec[16];        /**< "cuda:N", for unstick_device_open() */
-    char name[128];       /**< what the vendor calls it */
-    char uuid[64];        /**< "GPU-..." or "MIG-..." */
-    uint64_t total_bytes; /**< its memory */
-};
-
-/**
- * Lists the GPUs that this process may use, in the driver's order, without creating a context on any. @param gpus n_max
- * of them; may be NULL if n_max is 0. @param ret_n how many there are, which may be more. Without a driver there are
- * none. @return UNSTICK_OK, UNSTICK_DRIVER_TOO_OLD, or a failure of the driver.
- */
-UNSTICK_EXPORT int unstick_device_list(struct unstick_gpu *gpus, size_t n_max, size_t *ret_n,
-                                       struct unstick_error *error);
-
 /**
  * Opens a device. @param spec "cuda:N", "cuda:GPU-<uuid>", "cuda:MIG-<uuid>", "host:SIZE" (such as "host:2GiB"), or
  * "auto": the first GPU, else a host device of half of the memory that is available. @return UNSTICK_OK,

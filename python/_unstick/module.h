@@ -95,9 +95,6 @@ PyObject *py_list_add(PyObject *list, PyObject *item);
 /* word.c: the index of a word in a list that ends with NULL, or -1 with an exception. */
 int py_word(const char *const *words, const char *word, const char *what);
 
-/* gpus.c */
-PyObject *py_gpus(PyObject *module, PyObject *unused);
-
 /* log.c: lines wait in a ring until a thread that holds the GIL hands them to `logging`. */
 struct py_log *py_log_new(void);
 void py_log_free(struct py_log *log);
@@ -139,6 +136,11 @@ PyObject *py_key(PyObject *module, PyObject *args);
 PyObject *py_fingerprint(PyObject *module, PyObject *settings);
 PyObject *py_peak(PyObject *module, PyObject *args);
 PyObject *py_peak_add(PyObject *module, PyObject *args);
+
+/* reading.c */
+PyObject *py_gpus(PyObject *module, PyObject *unused);
+PyObject *py_reading(PyObject *module, PyObject *args);
+PyObject *py_system(PyObject *module, PyObject *unused);
 
 /* For "O&": a number of bytes; anything below 0, above 2^64 or not whole is an exception. */
 int py_parse_bytes(PyObject *object, void *ret_bytes);

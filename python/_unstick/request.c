@@ -84,20 +84,22 @@ static bool demand_fill(struct demand *self, PyObject *args, PyObject *kwargs, c
 {
     static const char *const names[] = { "key", "fingerprint", "quantization", "components", "required_bytes", "basis",
                                          "working_bytes", "allow_low_memory", "max_wait_ms", "holder", "is_preload",
-                                         "is_prefetch", "has_verify", "alternatives", NULL };
+                                         "is_prefetch", "has_verify", "alternatives", "limit_bytes",
+                                         "host_limit_bytes", "is_seed", NULL };
     struct unstick_cache_demand *demand = &self->demand;
     const char *quantization = "none", *basis = "guess";
-    int is_forced = 0, is_preload = 0, is_prefetch = 0, has_verify = 0, index;
+    int is_forced = 0, is_preload = 0, is_prefetch = 0, has_verify = 0, is_seed = 0, index;
     struct unstick_error error = { 0 };
     PyObject *alternatives = NULL;
 
     demand->size = sizeof(*demand);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|$zsO!O&sO&pO&O&pppO!:request", (char **)names, ret_key,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|$zsO!O&sO&pO&O&pppO!O&O&p:request", (char **)names, ret_key,
                                      &demand->fingerprint, &quantization, &PyTuple_Type, &self->components,
                                      py_parse_bytes, &demand->required_bytes, &basis, py_parse_bytes,
                                      &demand->working_bytes, &is_forced, py_parse_bytes, &demand->max_wait_ms,
                                      py_parse_bytes, &demand->holder, &is_preload, &is_prefetch, &has_verify,
-                                     &PyList_Type, &alternatives))
+                                     &PyList_Type, &alternatives, py_parse_bytes, &demand->limit_bytes,
+                                     py_parse_bytes, &demand->host_limit_bytes, &is_seed))
         return false;
     index = py_word(request_bases, basis, "basis");
     if (index < 0)
@@ -109,7 +111,7 @@ static bool demand_fill(struct demand *self, PyObject *args, PyObject *kwargs, c
     demand->basis = (enum unstick_basis)index;
     demand->allow_low_memory = is_forced;
     demand->flags = (is_preload ? UNSTICK_DEMAND_PRELOAD : 0u) | (is_prefetch ? UNSTICK_DEMAND_PREFETCH : 0u) |
-                    (has_verify ? UNSTICK_DEMAND_VERIFY : 0u);
+                    (has_verify ? UNSTICK_DEMAND_VERIFY : 0u) | (is_seed ? UNSTICK_DEMAND_SEED : 0u);
     if (self->components && !demand_names(self))
         return false;
     return !alternatives || demand_alternatives(self, alternatives);

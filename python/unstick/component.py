@@ -23,11 +23,22 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from . import guards
-from ._unstick import BusyError, CanceledError, Lease, NotResidentError, OutOfDeviceMemoryError, Region, TimedOutError
+from ._unstick import (
+    BusyError,
+    CanceledError,
+    Lease,
+    NotResidentError,
+    OutOfDeviceMemoryError,
+    Region,
+    Task,
+    TimedOutError,
+)
 from .errors import busy, evicted, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room
+from .slices import Slices
 from .storages import Group, move, move_by_host, move_out
+from .working import Working, reading
 
 if TYPE_CHECKING:
     from .model import Model
@@ -71,13 +82,15 @@ class Component:
         self.names: set[str] = set()
         """What was adopted, by name: what drifts away under the same name comes back."""
         self.last_used = time.monotonic()
+        self.working = Working()
+        self.slices = Slices(self)
         self.is_revoked = False
         self.module_ref = weakref.ref(module)
         self._regions: list[Callable[[], Region | None]] = []
         self._owned: list[Region] = []
         self._old: list[tuple[StorageWeakRef, int]] = []
         self._spans: dict[int, list[tuple[int, int]]] = {}
-        self.is_guarded = False
+        self.n_guards = 0
         self.n_references = 0
         self._n_graphs = 0
         self._uses: list[_Use] = []
@@ -129,6 +142,15 @@ class Component:
         self._forget_broken_uses()
         return bool(self._uses or self._leases)
 
+    @property
+    def is_leased(self) -> bool:
+        return bool(self._leases)
+
+    @property
+    def working_bytes(self) -> int:
+        """What a call takes beside it, where there is an allocator to ask."""
+        return self.working.needed_bytes if reading(self.room.device) is not None else 0
+
     def closure(self) -> list[Component]:
         """This component and all that it needs."""
         result: list[Component] = [self]
@@ -153,6 +175,14 @@ class Component:
         rest = [group for group in groups if not self._reuse(group, device, report)]
         groups.clear()
         if not rest:
+            return
+        parts = self.slices.cut(rest)
+        if len(parts) > 1:
+            for part in parts:
+                self._take_chunk(part.groups, device, report, 'make room')
+                if part.blocks:
+                    self.slices.add(self._owned[-1], part.blocks)
+            self.room.give_back()
             return
         is_whole = not is_tight and self.room.has_room(sum(rounded(group.nbytes) for group in rest))
         if is_whole and self._take_chunk(rest, device, report, 'room or nothing'):
@@ -290,13 +320,30 @@ class Component:
 
     # --- moving ---
 
-    def restore_regions(self) -> None:
+    def begin_to_restore(self) -> list[Task]:
+        """Has all of it come back, and whatever it needs."""
+        tasks = []
         for one in self.closure():
             for region in one.regions:
                 if region.state == 'poisoned':
                     one._rescue(region)
                 elif region.state not in ('resident', 'revoked'):
-                    region.restore().wait()
+                    tasks.append(region.restore())
+        return tasks
+
+    def restore_regions(self) -> None:
+        shortage = None
+        for task in self.begin_to_restore():
+            try:
+                task.wait()
+            except OutOfDeviceMemoryError as error:
+                shortage = error.with_traceback(None)
+        if shortage is not None:
+            try:
+                raise shortage
+            finally:
+                del shortage  # it holds this frame, which holds it
+        for one in self.closure():
             guards.remove(one)
 
     def _rescue(self, region: Region) -> None:
@@ -318,29 +365,24 @@ class Component:
         for region in reversed(self.regions):
             gone = before - self.resident_bytes
             if region.info()['resident_bytes'] and (not max_bytes or gone < max_bytes):
-                _evict_unless_leased(region, max_bytes - gone if max_bytes else 0)
+                evict_unless_leased(region, max_bytes - gone if max_bytes else 0)
         return before - self.resident_bytes
+
+    def refuse_from_inside(self, operation: str) -> None:
+        """A thread cannot wait for its own call to end."""
+        if any(use.thread == threading.get_ident() for use in self._live_uses()):
+            reason = f'{self.name} is in use by this very thread: it cannot leave from inside its own call'
+            raise busy(reason, operation)
+
+    def begin_to_evict(self) -> Eviction:
+        """Has all of it leave as soon as other threads' uses have ended."""
+        self.refuse_from_inside('evict')
+        guards.install(self)
+        return Eviction(self)
 
     def evict(self) -> Moved:
         """Evicts all of it, waiting for other threads' uses to end."""
-        if any(use.thread == threading.get_ident() for use in self._live_uses()):
-            raise busy(f'{self.name} is in use by this very thread: it cannot leave from inside its own call', 'evict')
-        started = time.monotonic()
-        guards.install(self)
-        nbytes = copied = 0
-        while tasks := [region.evict() for region in self.regions if region.state in ('resident', 'partial')]:
-            is_canceled = False
-            for task in tasks:
-                try:
-                    task.wait()
-                except CanceledError:  # by a call that came first: its end is waited for
-                    is_canceled = True
-                result = task.result()
-                nbytes += result['done_bytes']
-                copied += result['copied_bytes']
-            if not is_canceled:
-                break
-        return Moved(nbytes, copied, time.monotonic() - started)
+        return self.begin_to_evict().end()
 
     def restore(self) -> Moved:
         started = time.monotonic()
@@ -387,8 +429,11 @@ class Component:
 
     def _try_to_enter(self, module: nn.Module | None, operation: str) -> bool:
         with self.room.lock:
-            if not self._leases:  # what is leased is resident, and its guards are gone
+            # What is leased is resident, and its guards are gone.
+            if not self._leases and not self.slices.is_streaming and not self._begin_to_stream(module):
                 self.come_back(operation)
+                if module is not None and current_stream(self.room) is not None:
+                    self.room.make_for_call(self)
             begun: list[Component] = []
             try:
                 for one in self.closure():
@@ -397,7 +442,24 @@ class Component:
             except (BusyError, NotResidentError):
                 for one in begun:
                     one._take_back(module)
+                if not self._uses:
+                    self.slices.end()
                 return False
+        return True
+
+    def _begin_to_stream(self, module: nn.Module | None) -> bool:
+        """True if the call that begins is the component's own, and all of it together would not fit."""
+        if not self.slices or module is not self.module or self.guard == 'raise' or current_stream(self.room) is None:
+            return False
+        self.check_usable('forward')
+        now = reading(self.room.device)
+        if now is not None:
+            self.working.begin(now)
+        if not self.slices.begin():
+            return False
+        for one in self.closure():
+            if one is not self:
+                self.room.bring(one)
         return True
 
     def leave(self, module: nn.Module | None) -> None:
@@ -439,7 +501,8 @@ class Component:
 
     def _begin(self, module: nn.Module | None) -> None:
         if not self._leases:
-            self._leases = [region.lease(cancel_eviction=True) for region in self.regions]
+            regions = self.slices.outside() if self.slices.is_streaming else self.regions
+            self._leases = [region.lease(cancel_eviction=True) for region in regions]
         self._uses.append(_Use(threading.get_ident(), module))
         self.last_used = time.monotonic()
 
@@ -458,6 +521,9 @@ class Component:
         stream = current_stream(self.room)
         if stream is None:  # being captured: the leases end with a later use
             return
+        if self._leases or self.slices.is_streaming:
+            self.working.end(reading(self.room.device))
+            self.slices.end()
         while self._leases:
             if stream >= 0:
                 self._leases[-1].use_stream(stream)
@@ -480,6 +546,37 @@ class Component:
             self._uses[:] = running
         if not self._uses and self._leases:
             self._end_leases()
+
+
+class Eviction:
+    """A component on its way out."""
+
+    def __init__(self, component: Component) -> None:
+        self.component = component
+        self.started = time.monotonic()
+        self._tasks: list[Task] = []
+        self._begin()
+
+    def _begin(self) -> bool:
+        self._tasks = [region.evict() for region in self.component.regions if region.state in ('resident', 'partial')]
+        return bool(self._tasks)
+
+    def end(self) -> Moved:
+        """Waits until it has left."""
+        nbytes = copied = 0
+        while self._tasks:
+            is_canceled = False
+            for task in self._tasks:
+                try:
+                    task.wait()
+                except CanceledError:  # by a call that came first: its end is waited for
+                    is_canceled = True
+                result = task.result()
+                nbytes += result['done_bytes']
+                copied += result['copied_bytes']
+            if not is_canceled or not self._begin():
+                break
+        return Moved(nbytes, copied, time.monotonic() - self.started)
 
 
 class _Use:
@@ -516,7 +613,7 @@ def _live_bytes(region: Region) -> int:
     return max(info['bytes'] - info['dead_bytes'], 0)
 
 
-def _evict_unless_leased(region: Region, max_bytes: int) -> None:
+def evict_unless_leased(region: Region, max_bytes: int = 0) -> None:
     """With the room's lock held: a cache may lease the region at any time, and then its user needs that lock."""
     if region.info()['n_leases']:
         return

@@ -255,7 +255,7 @@ static bool flow_look(struct unstick_request *request)
 static enum usk_request_phase plan_reclaim_first(struct unstick_request *request)
 {
     const struct unstick_plan *plan = &request->plan;
-    bool is_seed = request->cache->options.strategy == UNSTICK_RECLAIM_SEED;
+    bool is_seed = usk_request_strategy(request) == UNSTICK_RECLAIM_SEED;
 
     if (request->has_reclaimed || (plan->verdict == UNSTICK_VERDICT_REFUSED && !plan->short_bytes))
         return USK_REQUEST_OVER;

@@ -141,6 +141,7 @@ bool usk_requests_are_loading(struct unstick_cache *cache, uint64_t holder, cons
 /* One turn of the machine; true: go on at once. Else ret_action is filled in, or it is over. */
 bool usk_request_advance(struct unstick_request *request, struct unstick_request_action *ret_action);
 void usk_request_destroy(struct unstick_request *request);
+enum unstick_reclaim_strategy usk_request_strategy(const struct unstick_request *request);
 bool usk_request_wants(const struct unstick_request *request, const char *name);
 bool usk_request_may_wait(const struct unstick_request *request);
 

@@ -285,12 +285,14 @@ static uint64_t cache_first_ticket(const struct unstick_cache *cache)
     return first;
 }
 
-static void view_see_host(struct usk_view *view, struct unstick_cache *cache)
+static void view_see_host(struct usk_view *view, struct unstick_cache *cache, uint64_t limit_bytes)
 {
     struct unstick_context_info info = { .size = sizeof(info) };
     uint64_t used, left, yields = 0;
 
     unstick_context_info(cache->ctx, &info);
+    if (limit_bytes)
+        info.host_limit_bytes = usk_min(info.host_limit_bytes, limit_bytes);
     used = info.host_pinned_bytes + info.host_pageable_bytes + info.host_ring_bytes;
     left = info.host_limit_bytes - usk_min(info.host_limit_bytes, used);
     /* What is resident, or can be loaded again, gives its host memory up for what cannot. */
@@ -329,6 +331,7 @@ static int view_fill_entries(struct unstick_request *request, int64_t *ret_freed
         .size = sizeof(view->snapshot),
         .entries = view->entries,
         .granule_bytes = cache->granule_bytes,
+        .limit_bytes = request->demand.limit_bytes,
         .policy = cache->options.policy,
         .turn = cache->turn,
         .first_ticket = cache_first_ticket(cache),
@@ -360,7 +363,7 @@ static int view_fill(struct unstick_request *request, const struct unstick_readi
         return r;
     view->snapshot.reading = &view->reading;
     view_foresee(view, freed);
-    view_see_host(view, cache);
+    view_see_host(view, cache, request->demand.host_limit_bytes);
     return UNSTICK_OK;
 }
 

@@ -495,13 +495,15 @@ def test_a_gpu_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     from unstick import constraints
 
     names = ('NVIDIA L4', 'NVIDIA H200', 'NVIDIA H200')
-    monkeypatch.setattr(
-        constraints, 'gpus', lambda: [{'spec': f'cuda:{index}', 'name': name} for index, name in enumerate(names)]
-    )
+    gpus = [
+        {'index': index, 'name': name, 'uuid': f'GPU-{index}', 'total_bytes': 1 << 34, 'free_bytes': None}
+        for index, name in enumerate(names)
+    ]
+    monkeypatch.setattr(constraints._unstick, 'gpus', lambda: gpus)
     assert constraints.Constraints({'gpu_device': 'NVIDIA L4 (22 GB)'}).device == 'cuda:0'
-    with pytest.raises(unstick.InvalidArgumentError, match='several GPUs: cuda:1, cuda:2'):
+    with pytest.raises(unstick.InvalidArgumentError, match='several GPUs: cuda:1 is .*cuda:2 is '):
         constraints.Constraints({'gpu_device': 'NVIDIA H200'})
-    with pytest.raises(unstick.InvalidArgumentError, match='none of NVIDIA L4'):
+    with pytest.raises(unstick.InvalidArgumentError, match='none of these: cuda:0 is NVIDIA L4'):
         constraints.Constraints({'gpu_device': 'Voodoo 2'})
 
 
