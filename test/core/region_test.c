@@ -408,6 +408,26 @@ static void test_reads_within_the_region(void **state)
     unstick_region_unref(region);
 }
 
+/* Who writes to a device that is lost is not the only one to know. */
+static void test_write_finds_the_loss(void **state)
+{
+    struct usk_fault_script lose = { .lose_at = 1 };
+    struct unstick_region *region;
+    struct fixture fixture;
+    uint8_t byte = 1;
+
+    (void)state;
+    fixture_open(&fixture, NULL);
+    region = region_new(&fixture, GRANULE);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    usk_fault_set(fixture.fault, &lose);
+    assert_int_equal(unstick_region_write(region, 0, &byte, 1, NULL), UNSTICK_DEVICE_LOST);
+    usk_fault_set(fixture.fault, NULL);
+    assert_true(fixture_device_info(&fixture).is_lost);
+    unstick_region_unref(region);
+    fixture_close(&fixture);
+}
+
 /* max_bytes is for evictions and restores: what a load left out could never be loaded again. */
 static void test_loads_are_whole(void **state)
 {
@@ -791,6 +811,7 @@ int main(void)
         CASE(test_cancel_at_every_step),
         CASE(test_busy_driver),
         CASE(test_reads_within_the_region),
+        CASE(test_write_finds_the_loss),
         CASE(test_loads_are_whole),
         CASE(test_canceled_while_the_driver_is_busy),
         CASE(test_claimed_memory_is_left),
