@@ -79,6 +79,20 @@ bool usk_queue_keeps_spares(struct unstick_device *dev, const struct unstick_tas
     return keeps;
 }
 
+/* [lock] It works, or nothing but its own turn is in its way: it does not wait for anybody who could wait for it. */
+static bool task_is_free(const struct unstick_task *task)
+{
+    const struct unstick_region *region = task->region;
+
+    if (region->holder || region->n_leases)
+        return region->holder == task;
+    for (const struct unstick_task *earlier = task->ctx->tasks; earlier != task; earlier = earlier->next) {
+        if (earlier->region == region)
+            return false;
+    }
+    return true;
+}
+
 bool usk_queue_frees_host_memory(const struct unstick_task *task)
 {
     bool frees = false;
@@ -88,7 +102,7 @@ bool usk_queue_frees_host_memory(const struct unstick_task *task)
         frees = other != task &&
                 (other->kind == USK_TASK_DISCARD || other->kind == USK_TASK_REVOKE ||
                  other->kind == USK_TASK_RELEASE) &&
-                (other->region->holder == other || !other->region->n_leases);
+                task_is_free(other);
     usk_context_unlock(task->ctx);
     return frees;
 }

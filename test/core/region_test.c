@@ -389,6 +389,45 @@ static void test_busy_driver(void **state)
     fixture_file_close(&file);
 }
 
+static void test_reads_within_the_region(void **state)
+{
+    struct fixture *fixture = *state;
+    struct unstick_region *region = region_new(fixture, 2 * GRANULE);
+    struct unstick_error error = { 0 };
+    uint8_t bytes[16];
+
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_read(region, 2 * GRANULE - 15, bytes, 16, &error), UNSTICK_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.text, "beyond the end"));
+    assert_int_equal(unstick_region_write(region, UINT64_MAX - 3, bytes, 16, &error), UNSTICK_INVALID_ARGUMENT);
+    assert_int_equal(unstick_region_read(region, 2 * GRANULE - 16, bytes, 16, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_read(region, 2 * GRANULE, bytes, 0, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_info(region).n_leases, 0);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_write(region, 0, bytes, 16, &error), UNSTICK_NOT_RESIDENT);
+    unstick_region_unref(region);
+}
+
+/* Who writes to a device that is lost is not the only one to know. */
+static void test_write_finds_the_loss(void **state)
+{
+    struct usk_fault_script lose = { .lose_at = 1 };
+    struct unstick_region *region;
+    struct fixture fixture;
+    uint8_t byte = 1;
+
+    (void)state;
+    fixture_open(&fixture, NULL);
+    region = region_new(&fixture, GRANULE);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    usk_fault_set(fixture.fault, &lose);
+    assert_int_equal(unstick_region_write(region, 0, &byte, 1, NULL), UNSTICK_DEVICE_LOST);
+    usk_fault_set(fixture.fault, NULL);
+    assert_true(fixture_device_info(&fixture).is_lost);
+    unstick_region_unref(region);
+    fixture_close(&fixture);
+}
+
 /* max_bytes is for evictions and restores: what a load left out could never be loaded again. */
 static void test_loads_are_whole(void **state)
 {
@@ -485,6 +524,40 @@ static void test_budget(void **state)
     assert_int_equal(fixture_run(region, unstick_region_evict, NULL, &result), UNSTICK_HOST_BUDGET);
     assert_true(usk_device_is_valid(fixture.dev));
     unstick_region_unref(region);
+    fixture_close(&fixture);
+}
+
+/* What would free host memory, but waits for the one that is short of it, is not waited for. */
+static void test_budget_behind_oneself(void **state)
+{
+    struct fixture fixture;
+    struct fixture_options poor = { .host_bytes = 6 * GRANULE };
+    struct unstick_region *regions[2];
+    struct unstick_task *evictions[2], *discards[2];
+
+    (void)state;
+    fixture_open(&fixture, &poor);
+    for (size_t i = 0; i < 2; i++) {
+        regions[i] = region_new(&fixture, MODEL_BYTES);
+        assert_int_equal(fixture_run(regions[i], unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(unstick_region_evict(regions[i], NULL, &evictions[i], NULL), UNSTICK_OK);
+        assert_int_equal(unstick_region_discard(regions[i], NULL, &discards[i], NULL), UNSTICK_OK);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        unsigned int n_steps = 0;
+
+        while (unstick_task_step(evictions[i], 0) == UNSTICK_PENDING) {
+            assert_true(++n_steps < 20000);
+            usleep(50);
+        }
+        assert_int_equal(unstick_task_wait(discards[i], NULL), UNSTICK_OK);
+        unstick_task_free(evictions[i]);
+        unstick_task_free(discards[i]);
+        unstick_region_unref(regions[i]);
+    }
+    assert_true(usk_device_is_valid(fixture.dev));
     fixture_close(&fixture);
 }
 
@@ -737,10 +810,13 @@ int main(void)
         CASE(test_leases),
         CASE(test_cancel_at_every_step),
         CASE(test_busy_driver),
+        CASE(test_reads_within_the_region),
+        CASE(test_write_finds_the_loss),
         CASE(test_loads_are_whole),
         CASE(test_canceled_while_the_driver_is_busy),
         CASE(test_claimed_memory_is_left),
         CASE(test_budget),
+        CASE(test_budget_behind_oneself),
         CASE(test_changed_file),
         CASE(test_fork),
         CASE(test_driver_thread),

@@ -114,15 +114,10 @@ static void world_rest(struct world *world)
         soak_model_drop(world, &world->plan->models[i]);
     world_settle(world);
     for (; !store_is_empty(world) && ms < SETTLE_MS; ms++) {
-        /* Registered memory that could not be given back stays counted: there is no use in waiting long for it. */
-        if (ms > 1000 && atomic_load(&world->has_leftovers))
-            ms = SETTLE_MS;
         usk_os_pause_us(1000);
         world_count(&report->n_beats);
     }
     unstick_device_info(world->dev, &info, NULL);
-    if (ms >= SETTLE_MS && atomic_load(&world->has_leftovers))
-        return;
     if (ms >= SETTLE_MS || info.resident_bytes || info.spare_bytes) {
         struct unstick_context_info host = { .size = sizeof(host) };
 

@@ -24,7 +24,6 @@ struct world {
     struct unstick_cache *cache;
     uint64_t seed;
     bool is_rough;
-    atomic_bool has_leftovers; /* the device was made to keep what it was told to give back */
     atomic_bool is_lost;
     pthread_mutex_t fault_lock;
 };
