@@ -241,7 +241,7 @@ static int workload_read_root(struct workload *workload, const json_t *root, con
                               struct unstick_error *error)
 {
     static const char *const members[] = { "models", "requests", NULL };
-    const json_t *models, *requests;
+    const json_t *models = NULL, *requests = NULL;
     int r;
 
     if (!json_is_object(root))

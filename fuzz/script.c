@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Scripts of tasks, leases, reads, writes and faults on the fault device, against a model: see test/core/script.c,
- * whose unit test makes them from seeds. An input is the beginning of a script's choices. Workers of the library decide
- * what is quicker, so a finding may need its input more than once.
+ * whose unit test makes them from seeds. An input is the beginning of a script's choices. Workers of the library
+ * decide what is quicker, so a finding may need its input more than once.
  */
 #include <stdint.h>
 #include <stdio.h>

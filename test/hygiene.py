@@ -16,7 +16,7 @@ NEVER_IN_LIBRARY = re.compile(
 COMMENT_OR_STRING = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"', re.S)
 FOREIGN_PATH = re.compile(r'(?<![\w.])/(home|root|work|Users)/\w')
 UNFINISHED = re.compile(r'\b(TO' + r'DO|FIX' + r'ME|XX' + r'X)\b')
-FOLDERS = ('src', 'include', 'cli', 'python', 'test', 'examples', 'fuzz', 'docs', 'bench', '.ci')
+FOLDERS = ('src', 'include', 'cli', 'python', 'test', 'examples', 'fuzz', 'docs', 'bench', 'integrations', '.ci')
 CODE = ('.c', '.h', '.in', '.py', '.pyi', '.sh', '.map')
 LINE_MAX = 120
 TEXT = (*CODE, '.toml', '.md', '.1', '.bash', '.build', '')
@@ -58,6 +58,10 @@ def check(path):
 paths = [path for folder in FOLDERS for path in sorted((root / folder).rglob('*')) if path.is_file()]
 paths += [path for path in sorted(root.iterdir()) if path.is_file()]
 paths = [path for path in paths if path.suffix in TEXT and not path.name.startswith('.git')]
+# Environments that an engine made beside a library.
+paths = [path for path in paths if not any(part.startswith('.venv') for part in path.relative_to(root).parts)]
+# A workflow, written by an engine.
+paths = [path for path in paths if path.parent != root / 'integrations/griptape/workflows']
 for path in paths:
     check(path)
 print('\n'.join(faults) or f'{len(paths)} files are clean')

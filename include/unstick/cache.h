@@ -115,6 +115,7 @@ enum unstick_cache_demand_flags {
     UNSTICK_DEMAND_PREFETCH = 1u << 1, /**< the same, and only if nothing has to leave and nothing to be waited for;
                                             else it ends with UNSTICK_OK and verdict REFUSED, with nothing touched */
     UNSTICK_DEMAND_VERIFY = 1u << 2,   /**< hash what arrives and compare it with its backup */
+    UNSTICK_DEMAND_SEED = 1u << 3,     /**< reclaims and waits as UNSTICK_RECLAIM_SEED, whatever the cache's strategy */
 };
 
 /** What is asked for; zero-initialize and set `size` to sizeof. Copied; nothing is kept by address. */
@@ -131,6 +132,9 @@ struct unstick_cache_demand {
     uint64_t required_bytes;       /**< weights on the device, where neither entry nor layouts say it; 0: guessed */
     enum unstick_basis basis;      /**< where required_bytes comes from */
     uint64_t working_bytes;        /**< activations, VAE decode, ...: to be free beside the weights */
+    uint64_t limit_bytes;          /**< room is made as if the device's limit were this one; 0, or more: the device's */
+    uint64_t host_limit_bytes;     /**< what leaves for it is backed up as if the budget were this one; 0, or more: the
+                                        context's */
     bool allow_low_memory;         /**< try even if memory is short; counts by its value */
     uint64_t max_wait_ms;          /**< longest wait for memory; 0: no limit; UNSTICK_CACHE_NO_WAIT: none */
     uint64_t holder;               /**< who asks, where that is not the calling thread (coroutines); 0: the thread */

@@ -6,6 +6,7 @@
 #ifndef UNSTICK_MONITOR_H
 #define UNSTICK_MONITOR_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -41,6 +42,26 @@ UNSTICK_EXPORT struct unstick_monitor *unstick_monitor_free(struct unstick_monit
  */
 UNSTICK_EXPORT int unstick_device_reading(struct unstick_device *dev, struct unstick_monitor *monitor, uint64_t now_ns,
                                           struct unstick_reading *reading, struct unstick_error *error);
+
+/** A GPU that this process may use; the caller sets size of the first. */
+struct unstick_gpu {
+    size_t size;          /**< sizeof(struct unstick_gpu) */
+    int index;            /**< in the driver's order for this process: "cuda:N" */
+    char name[128];       /**< what the vendor calls it */
+    char uuid[64];        /**< "GPU-..." or "MIG-...": tells equal ones apart, and lasts */
+    uint64_t total_bytes; /**< its memory */
+    uint64_t free_bytes;  /**< of which nobody uses; counts if has_free */
+    bool has_free;        /**< NVML knows */
+};
+
+/**
+ * Lists the GPUs that CUDA_VISIBLE_DEVICES leaves, without a context on any of them: nothing is opened, no memory is
+ * taken, and the current device stays the current one. @param monitor NULL: without free_bytes. @param gpus may be NULL
+ * if max is 0. @param ret_n how many there are, also if that is more than max; 0 without a driver.
+ * @return UNSTICK_OK, UNSTICK_DRIVER_TOO_OLD, UNSTICK_INVALID_ARGUMENT, or a failure of the driver.
+ */
+UNSTICK_EXPORT int unstick_gpus_list(struct unstick_monitor *monitor, struct unstick_gpu *gpus, size_t max,
+                                     size_t *ret_n, struct unstick_error *error);
 
 /** The machine's memory at one moment. */
 struct unstick_system_reading {

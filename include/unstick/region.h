@@ -54,11 +54,19 @@ struct unstick_region_info {
     uint32_t n_evicted;      /**< granules in the store only */
     uint32_t n_poisoned;     /**< granules in an unknown state */
     uint32_t n_bare;         /**< evicted granules without a sentinel: the driver refused to map it */
+    uint32_t n_dead;         /**< granules that unstick_region_keep() gave up */
     uint64_t resident_bytes; /**< bytes on the device */
     uint64_t pinned_bytes;   /**< backup in registered host memory */
     uint64_t pageable_bytes; /**< backup in pageable host memory */
     uint64_t file_bytes;     /**< backup in the model's own files */
+    uint64_t dead_bytes;     /**< what the dead granules took, and will not take again */
     uint32_t n_leases;       /**< leases that have not ended */
+};
+
+/** A range of bytes of a region. */
+struct unstick_span {
+    uint64_t offset; /**< the first byte */
+    uint64_t bytes;  /**< the length */
 };
 
 /**
@@ -74,7 +82,11 @@ UNSTICK_EXPORT int unstick_region_new(struct unstick_device *dev, const char *na
 /** One more reference: for every tensor that lies in the region, so that its addresses outlive it. Returns region. */
 UNSTICK_EXPORT struct unstick_region *unstick_region_ref(struct unstick_region *region);
 
-/** Drops a reference; the last one releases the memory and then the addresses. NULL is allowed; returns NULL. */
+/**
+ * Drops a reference; the last one releases the memory and then the addresses, when what was launched on the region has
+ * passed: the streams of ended leases, or all work on the device if it was never leased. Blocks until then; while that
+ * cannot be asked, as a stream is being captured, it is left to a later step. NULL is allowed; returns NULL.
+ */
 UNSTICK_EXPORT struct unstick_region *unstick_region_unref(struct unstick_region *region);
 
 /**
@@ -101,6 +113,18 @@ UNSTICK_EXPORT int unstick_region_read(struct unstick_region *region, uint64_t o
  */
 UNSTICK_EXPORT int unstick_region_write(struct unstick_region *region, uint64_t offset, const void *buffer,
                                         size_t bytes, struct unstick_error *error);
+
+/**
+ * Says which bytes of the region anybody still refers to. Granules with none of them are dead: their memory and their
+ * backup are given back now, they count neither as resident nor as missing, and do not come back before a discard. For
+ * a host whose tensors die one by one, all of them in one call. Blocks until what was launched on the region passed.
+ * @param spans in any order; they may overlap. @param ret_bytes device memory that went; may be NULL. @return
+ * UNSTICK_OK; UNSTICK_INVALID_ARGUMENT (beyond the region); UNSTICK_BUSY while the region is leased, a task works on
+ * it, or a stream is being captured (nothing has changed, try again later); or a failure of the driver: what it did
+ * not let go of stays.
+ */
+UNSTICK_EXPORT int unstick_region_keep(struct unstick_region *region, const struct unstick_span *spans, size_t n_spans,
+                                       uint64_t *ret_bytes, struct unstick_error *error);
 
 /** Flags of unstick_lease_begin(). */
 enum unstick_lease_flags {

@@ -5,23 +5,11 @@
  */
 #include "cache.h"
 
-#include <string.h>
-
 #include "module.h"
 
 static const char *const cache_policies[] = { "cost", "lru", "clear-everything", NULL };
 static const char *const cache_strategies[] = { "default", "seed", NULL };
 static const char *const cache_tiers[] = { "auto", "pinned", "pageable", "file", NULL };
-
-int py_cache_word(const char *const *words, const char *word, const char *what)
-{
-    for (int i = 0; words[i]; i++) {
-        if (!strcmp(words[i], word))
-            return i;
-    }
-    PyErr_Format(PyExc_ValueError, "%s cannot be %s", what, word);
-    return -1;
-}
 
 /* For "O&": milliseconds, or None for never. */
 static int cache_parse_idle(PyObject *object, void *ret_ms)
@@ -49,9 +37,9 @@ static PyObject *cache_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                                      cache_parse_idle, &idle_ms, &policy, &strategy, &tier, &options.cannot,
                                      &has_figures, &has_backup, &options.chunk_ms))
         return NULL;
-    policy_index = py_cache_word(cache_policies, policy, "policy");
-    strategy_index = policy_index < 0 ? -1 : py_cache_word(cache_strategies, strategy, "strategy");
-    tier_index = strategy_index < 0 ? -1 : py_cache_word(cache_tiers, tier, "tier");
+    policy_index = py_word(cache_policies, policy, "policy");
+    strategy_index = policy_index < 0 ? -1 : py_word(cache_strategies, strategy, "strategy");
+    tier_index = strategy_index < 0 ? -1 : py_word(cache_tiers, tier, "tier");
     if (tier_index < 0)
         return NULL;
     py_enter(device->context);
@@ -154,12 +142,17 @@ static PyObject *cache_component(const struct unstick_cache_component_info *info
                          "evict_ns", info->evict_ns);
 }
 
-static PyObject *cache_append(PyObject *list, PyObject *item)
+/* Room for n infos and some more, as others add meanwhile; the old one is freed. NULL with an exception. */
+static void *cache_room(void *old, size_t n, size_t size, size_t *ret_n_max)
 {
-    if (!item || PyList_Append(list, item) < 0)
-        Py_CLEAR(list);
-    Py_XDECREF(item);
-    return list;
+    void *room;
+
+    PyMem_Free(old);
+    room = PyMem_Calloc(n + 8, size);
+    if (!room)
+        return PyErr_NoMemory();
+    *ret_n_max = n + 8;
+    return room;
 }
 
 static PyObject *cache_entries(PyObject *object, PyObject *unused)
@@ -172,21 +165,15 @@ static PyObject *cache_entries(PyObject *object, PyObject *unused)
 
     (void)unused;
     py_enter(self->device->context);
-    /* Others add entries meanwhile: again until all of them fit. */
     while ((r = unstick_cache_entries(self->cache, infos, n_max, &n)) == UNSTICK_OK && n > n_max) {
-        PyMem_Free(infos);
-        n_max = n + 8;
-        infos = PyMem_Calloc(n_max, sizeof(*infos));
+        infos = cache_room(infos, n, sizeof(*infos), &n_max);
         if (!infos)
-            return PyErr_NoMemory();
+            return NULL;
     }
-    if (r < 0) {
-        PyMem_Free(infos);
-        return py_error_raise_status(r, "unstick_cache_entries", "this cache belongs to the parent process");
-    }
-    list = PyList_New(0);
+    list = r < 0 ? py_error_raise_status(r, "unstick_cache_entries", "this cache belongs to the parent process")
+                 : PyList_New(0);
     for (size_t i = 0; list && i < n; i++)
-        list = cache_append(list, cache_entry(&infos[i]));
+        list = py_list_add(list, cache_entry(&infos[i]));
     PyMem_Free(infos);
     return list;
 }
@@ -204,19 +191,13 @@ static PyObject *cache_components(PyObject *object, PyObject *args)
         return NULL;
     py_enter(self->device->context);
     while ((r = unstick_cache_components(self->cache, key, infos, n_max, &n)) == UNSTICK_OK && n > n_max) {
-        PyMem_Free(infos);
-        n_max = n + 8;
-        infos = PyMem_Calloc(n_max, sizeof(*infos));
+        infos = cache_room(infos, n, sizeof(*infos), &n_max);
         if (!infos)
-            return PyErr_NoMemory();
+            return NULL;
     }
-    if (r < 0) {
-        PyMem_Free(infos);
-        return py_error_raise_status(r, "unstick_cache_components", key);
-    }
-    list = PyList_New(0);
+    list = r < 0 ? py_error_raise_status(r, "unstick_cache_components", key) : PyList_New(0);
     for (size_t i = 0; list && i < n; i++)
-        list = cache_append(list, cache_component(&infos[i]));
+        list = py_list_add(list, cache_component(&infos[i]));
     PyMem_Free(infos);
     return list;
 }
@@ -240,7 +221,7 @@ static PyObject *cache_events(PyObject *object, PyObject *args)
     list = r < 0 ? py_error_raise_status(r, "unstick_cache_events", "this cache belongs to the parent process")
                  : PyList_New(0);
     for (size_t i = 0; list && i < n; i++)
-        list = cache_append(list, Py_BuildValue("{sK sK ss ss sK sK sK ss ss ss}", "sequence", events[i].sequence,
+        list = py_list_add(list, Py_BuildValue("{sK sK ss ss sK sK sK ss ss ss}", "sequence", events[i].sequence,
                                                 "at_ns", events[i].at_ns, "kind",
                                                 unstick_cache_event_name(events[i].kind), "status",
                                                 unstick_status_name(events[i].status), "bytes", events[i].bytes,
@@ -249,6 +230,11 @@ static PyObject *cache_events(PyObject *object, PyObject *args)
                                                 events[i].detail));
     PyMem_Free(events);
     return list;
+}
+
+static PyObject *cache_done(int r, const struct unstick_error *error)
+{
+    return r < 0 ? py_error_raise(error) : Py_NewRef(Py_None);
 }
 
 static PyObject *cache_pin(PyObject *object, PyObject *args)
@@ -261,9 +247,7 @@ static PyObject *cache_pin(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "sp:pin", &key, &is_pinned))
         return NULL;
     py_enter(self->device->context);
-    if (unstick_cache_pin(self->cache, key, is_pinned, &error) < 0)
-        return py_error_raise(&error);
-    Py_RETURN_NONE;
+    return cache_done(unstick_cache_pin(self->cache, key, is_pinned, &error), &error);
 }
 
 static PyObject *cache_set_idle(PyObject *object, PyObject *args)
@@ -276,9 +260,7 @@ static PyObject *cache_set_idle(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "sO&:set_idle", &key, cache_parse_idle, &idle_ms))
         return NULL;
     py_enter(self->device->context);
-    if (unstick_cache_set_idle(self->cache, key, idle_ms, &error) < 0)
-        return py_error_raise(&error);
-    Py_RETURN_NONE;
+    return cache_done(unstick_cache_set_idle(self->cache, key, idle_ms, &error), &error);
 }
 
 static PyObject *cache_add(PyObject *object, PyObject *args)
@@ -293,9 +275,7 @@ static PyObject *cache_add(PyObject *object, PyObject *args)
         return NULL;
     component.region = region->region;
     py_enter(self->device->context);
-    if (unstick_cache_add(self->cache, key, &component, &error) < 0)
-        return py_error_raise(&error);
-    Py_RETURN_NONE;
+    return cache_done(unstick_cache_add(self->cache, key, &component, &error), &error);
 }
 
 static PyObject *cache_remove(PyObject *object, PyObject *args)
@@ -311,9 +291,7 @@ static PyObject *cache_remove(PyObject *object, PyObject *args)
     Py_BEGIN_ALLOW_THREADS
     r = unstick_cache_remove(self->cache, key, name, &error);
     Py_END_ALLOW_THREADS
-    if (r < 0)
-        return py_error_raise(&error);
-    Py_RETURN_NONE;
+    return cache_done(r, &error);
 }
 
 static PyObject *cache_drop(PyObject *object, PyObject *args)
@@ -329,9 +307,7 @@ static PyObject *cache_drop(PyObject *object, PyObject *args)
     Py_BEGIN_ALLOW_THREADS
     r = unstick_cache_drop(self->cache, key, &error);
     Py_END_ALLOW_THREADS
-    if (r < 0)
-        return py_error_raise(&error);
-    Py_RETURN_NONE;
+    return cache_done(r, &error);
 }
 
 static PyMethodDef cache_methods[] = {

@@ -10,11 +10,11 @@ struct py_cache {
     struct unstick_cache *cache;
 };
 
-/* cache.c: the index of a word in a list that ends with NULL, or -1 with an exception. */
-int py_cache_word(const char *const *words, const char *word, const char *what);
-
 /* request.c */
 PyObject *py_request_start(struct py_cache *cache, PyObject *args, PyObject *kwargs);
 PyObject *py_request_evict(struct py_cache *cache, PyObject *key);
+
+/* cache_lease.c: takes the lease over; on failure it is ended. */
+PyObject *py_cache_lease_new(struct py_cache *cache, struct unstick_cache_lease *lease);
 
 #endif

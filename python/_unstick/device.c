@@ -9,7 +9,7 @@
 #define DEVICE_DL_CPU 1
 #define DEVICE_DL_CUDA 2
 
-static PyObject *device_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+PyObject *py_device_open(PyTypeObject *type, PyObject *args, PyObject *kwargs, py_device_open_fn open)
 {
     static const char *const names[] = { "context", "spec", "limit_bytes", "granule_bytes", NULL };
     struct unstick_device_options options = { .size = sizeof(options) };
@@ -35,7 +35,7 @@ static PyObject *device_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     options.limit_bytes = limit_bytes;
     options.granule_bytes = granule_bytes;
     Py_BEGIN_ALLOW_THREADS
-    r = unstick_device_open(context->ctx, spec, &options, &self->dev, &error);
+    r = open(context->ctx, spec, &options, &self->dev, &error);
     if (r == UNSTICK_OK)
         r = unstick_device_info(self->dev, &info, &error);
     Py_END_ALLOW_THREADS
@@ -47,6 +47,11 @@ static PyObject *device_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->dl_type = self->is_host ? DEVICE_DL_CPU : DEVICE_DL_CUDA;
     self->dl_id = info.index < 0 ? 0 : info.index;
     return (PyObject *)self;
+}
+
+static PyObject *device_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    return py_device_open(type, args, kwargs, unstick_device_open);
 }
 
 static void device_dealloc(PyObject *object)

@@ -58,13 +58,14 @@ PyObject *py_info_device(const struct unstick_device_info *info)
 
 PyObject *py_info_region(const struct unstick_region_info *info)
 {
-    return Py_BuildValue("{ss sK sK sK sK sK sI sI sI sI sI sK sK sK sK sI}", "state",
+    return Py_BuildValue("{ss sK sK sK sK sK sI sI sI sI sI sI sK sK sK sK sK sI}", "state",
                          py_info_state_name((int)info->state), "address", info->address, "bytes", info->bytes,
                          "reserve_bytes", info->reserve_bytes, "used_bytes", info->used_bytes, "granule_bytes",
                          info->granule_bytes, "n_granules", info->n_granules, "n_resident", info->n_resident,
-                         "n_evicted", info->n_evicted, "n_poisoned", info->n_poisoned, "n_bare", info->n_bare,
-                         "resident_bytes", info->resident_bytes, "pinned_bytes", info->pinned_bytes, "pageable_bytes",
-                         info->pageable_bytes, "file_bytes", info->file_bytes, "n_leases", info->n_leases);
+                         "n_evicted", info->n_evicted, "n_poisoned", info->n_poisoned, "n_bare", info->n_bare, "n_dead",
+                         info->n_dead, "resident_bytes", info->resident_bytes, "pinned_bytes", info->pinned_bytes,
+                         "pageable_bytes", info->pageable_bytes, "file_bytes", info->file_bytes, "dead_bytes",
+                         info->dead_bytes, "n_leases", info->n_leases);
 }
 
 PyObject *py_info_task(const struct unstick_task_result *result)

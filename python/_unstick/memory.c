@@ -7,6 +7,9 @@
  * from Python, which finds by one atomic look whether there is anything to do. Pieces are records of their own on one
  * list under the GIL. A record holds the Region object, not only the C region: so whoever has but a weak reference to
  * the Region can move it for as long as a tensor lies in it, and it goes with the last one.
+ *
+ * Of a region that sheds, granules go before that: all that died since the last look, in one call of the library. One
+ * that is in use keeps them until it is not; the list of those holds them meanwhile.
  */
 #include "module.h"
 
@@ -94,14 +97,87 @@ static void memory_sweep_manageds(void)
     }
 }
 
+/* --- granules whose last tensor has died --- */
+
+static struct py_region *to_shed;
+
+/* Takes over a reference. */
+static void shed_later(struct py_region *region)
+{
+    if (!region->sheds || region->is_shedding) {
+        Py_DECREF(region);
+        return;
+    }
+    region->is_shedding = true;
+    region->next_to_shed = to_shed;
+    to_shed = region;
+}
+
+/* The pieces of a region that somebody holds. NULL without an exception: there is no memory for the list. */
+static struct unstick_span *shed_spans(const struct py_region *region, size_t *ret_n)
+{
+    struct unstick_span *spans = calloc(py_memory_n_live(region) + 1, sizeof(*spans));
+
+    *ret_n = 0;
+    for (const struct piece *piece = pieces; spans && piece; piece = piece->next) {
+        if (piece->region == region && atomic_load(&piece->n_users))
+            spans[(*ret_n)++] = (struct unstick_span){ piece->offset, piece->bytes };
+    }
+    return spans;
+}
+
+/* False: not now. */
+static bool shed(struct py_region *region)
+{
+    struct unstick_region_info info = { .size = sizeof(info) };
+    struct unstick_span *spans;
+    size_t n_spans;
+    int r;
+
+    if (unstick_region_info(region->region, &info) < 0 || info.state == UNSTICK_REGION_REVOKED)
+        return true;
+    if (info.n_leases)
+        return false;
+    spans = shed_spans(region, &n_spans);
+    if (!spans)
+        return false;
+    Py_BEGIN_ALLOW_THREADS
+    r = unstick_region_keep(region->region, spans, n_spans, NULL, NULL);
+    Py_END_ALLOW_THREADS
+    free(spans);
+    /* What the driver did not let go of is counted there; it is not asked again and again. */
+    return r != UNSTICK_BUSY;
+}
+
+static void memory_shed(void)
+{
+    struct py_region *region = to_shed, *next;
+
+    /* Off the list: without the GIL others look at it, too. */
+    to_shed = NULL;
+    for (; region; region = next) {
+        next = region->next_to_shed;
+        region->is_shedding = false;
+        /* With the list's reference as the last one all of it goes. */
+        if (Py_REFCNT(region) > 1 && !shed(region))
+            shed_later((struct py_region *)Py_NewRef(region));
+        Py_DECREF(region);
+    }
+}
+
 void py_memory_sweep(void)
 {
     struct piece *dead = NULL;
 
+    if (py_is_exiting())
+        return;
     if (atomic_load(&n_dead_manageds))
         memory_sweep_manageds();
-    if (!atomic_load(&n_dead_pieces) || py_is_exiting())
+    if (!atomic_load(&n_dead_pieces)) {
+        if (to_shed)
+            memory_shed();
         return;
+    }
     for (struct piece **at = &pieces; *at;) {
         struct piece *piece = *at;
 
@@ -119,9 +195,11 @@ void py_memory_sweep(void)
         struct piece *piece = dead;
 
         dead = piece->next;
-        Py_DECREF(piece->region);
+        shed_later(piece->region);
         free(piece);
     }
+    if (to_shed)
+        memory_shed();
 }
 
 PyObject *py_memory_new(struct py_region *region, uint64_t offset, uint64_t bytes)

@@ -81,6 +81,9 @@ static PyMethodDef module_methods[] = {
     { "allocconf_profiles", py_allocconf_profiles, METH_NOARGS, "The ready-made strings by name." },
     { "allocconf_variables", py_allocconf_variables, METH_VARARGS,
       "(torch's version, CUDA's, HIP's, the generic variable): names to set, the name that counts, its value." },
+    { "gpus", py_gpus, METH_NOARGS, "The GPUs of this process, none of them opened, as a list of dicts." },
+    { "reading", py_reading, METH_VARARGS, "(device, torch's figures or None): who holds what is in use, as a dict." },
+    { "system", py_system, METH_NOARGS, "The machine's memory, as a dict." },
     { "estimate", py_estimate, METH_VARARGS, "What a model takes, from its files." },
     { "key", py_key, METH_VARARGS, "(model_id, quantization): the key, and the quantization's own name." },
     { "fingerprint", py_fingerprint, METH_O, "Of settings, a list of \"key=value\"." },
@@ -103,7 +106,8 @@ PyMODINIT_FUNC PyInit__unstick(void)
 {
     PyTypeObject *types[] = { &py_context_type, &py_device_type, &py_region_type,
                               &py_lease_type,   &py_task_type,    &py_memory_type,
-                              &py_cache_type,   &py_request_type, &py_cache_lease_type };
+                              &py_cache_type,   &py_request_type, &py_cache_lease_type,
+                              &py_fault_device_type };
     PyObject *module = PyModule_Create(&module_def), *gc;
 
     if (!module)

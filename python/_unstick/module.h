@@ -45,6 +45,9 @@ struct py_region {
     struct unstick_region *region;
     PyObject *name;
     PyObject *weakrefs;
+    bool sheds;                   /* granules whose last tensor has died are given back */
+    bool is_shedding;             /* on the list of those that have some */
+    struct py_region *next_to_shed;
 };
 
 struct py_lease {
@@ -62,7 +65,7 @@ struct py_task {
 };
 
 extern PyTypeObject py_context_type, py_device_type, py_region_type, py_lease_type, py_task_type, py_memory_type;
-extern PyTypeObject py_cache_type, py_request_type, py_cache_lease_type;
+extern PyTypeObject py_cache_type, py_request_type, py_cache_lease_type, py_fault_device_type;
 
 /* error.c: raises the exception of error->status with the detail as attributes. Returns NULL. */
 int py_error_init(PyObject *module);
@@ -71,6 +74,12 @@ PyObject *py_error_new(const struct unstick_error *error, const char *long_text)
 PyObject *py_error_raise(const struct unstick_error *error);
 PyObject *py_error_raise_status(int status, const char *operation, const char *text);
 
+/* device.c: makes a Device, or an object of a type derived from it, with what `open` opens. */
+typedef int (*py_device_open_fn)(struct unstick_context *ctx, const char *spec,
+                                 const struct unstick_device_options *options, struct unstick_device **ret_dev,
+                                 struct unstick_error *error);
+PyObject *py_device_open(PyTypeObject *type, PyObject *args, PyObject *kwargs, py_device_open_fn open);
+
 /* info.c: the C structs as dicts. */
 PyObject *py_info_context(const struct unstick_context_info *info);
 PyObject *py_info_device(const struct unstick_device_info *info);
@@ -78,6 +87,13 @@ PyObject *py_info_region(const struct unstick_region_info *info);
 PyObject *py_info_task(const struct unstick_task_result *result);
 const char *py_info_state_name(int state);
 PyObject *py_info_size(uint64_t bytes);
+
+/* list.c: adds an item to a list and takes its reference over. The list; or NULL, with the list gone, if the item is
+ * NULL or there is no memory. */
+PyObject *py_list_add(PyObject *list, PyObject *item);
+
+/* word.c: the index of a word in a list that ends with NULL, or -1 with an exception. */
+int py_word(const char *const *words, const char *word, const char *what);
 
 /* log.c: lines wait in a ring until a thread that holds the GIL hands them to `logging`. */
 struct py_log *py_log_new(void);
@@ -120,6 +136,11 @@ PyObject *py_key(PyObject *module, PyObject *args);
 PyObject *py_fingerprint(PyObject *module, PyObject *settings);
 PyObject *py_peak(PyObject *module, PyObject *args);
 PyObject *py_peak_add(PyObject *module, PyObject *args);
+
+/* reading.c */
+PyObject *py_gpus(PyObject *module, PyObject *unused);
+PyObject *py_reading(PyObject *module, PyObject *args);
+PyObject *py_system(PyObject *module, PyObject *unused);
 
 /* For "O&": a number of bytes; anything below 0, above 2^64 or not whole is an exception. */
 int py_parse_bytes(PyObject *object, void *ret_bytes);

@@ -215,6 +215,22 @@ static PyObject *region_repr(PyObject *object)
     return repr;
 }
 
+static PyObject *region_get_sheds(PyObject *object, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(((struct py_region *)object)->sheds);
+}
+
+static int region_set_sheds(PyObject *object, PyObject *value, void *unused)
+{
+    int sheds = value ? PyObject_IsTrue(value) : 0;
+
+    (void)unused;
+    if (sheds >= 0)
+        ((struct py_region *)object)->sheds = sheds;
+    return sheds < 0 ? -1 : 0;
+}
+
 static PyObject *region_get_name(PyObject *object, void *unused)
 {
     (void)unused;
@@ -272,6 +288,9 @@ static PyGetSetDef region_getset[] = {
     { "device", region_get_device, NULL, "The device.", NULL },
     { "state", region_get_state, NULL, "empty, resident, evicted, partial, revoked or poisoned.", NULL },
     { "address", region_get_address, NULL, "The first device address.", NULL },
+    { "sheds", region_get_sheds, region_set_sheds,
+      "Whether granules are given back when their last tensor has died, for good. Not while tensors are still made.",
+      NULL },
     { 0 },
 };
 

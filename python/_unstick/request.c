@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Request and lease of the cache. next() says how the action before went and returns the next one as a tuple whose
+ * Request of the cache. next() says how the action before went and returns the next one as a tuple whose
  * first word names it; None when the request is over. It never blocks for long, so it may be called from an event loop;
  * poll() is where a thread waits. A request that is dropped before its end is canceled, and ends by itself.
  */
@@ -14,12 +14,6 @@ struct py_request {
     struct py_cache *cache;
     struct unstick_request *request; /* NULL: closed */
     struct unstick_request_action action;
-};
-
-struct py_cache_lease {
-    PyObject_HEAD
-    struct py_cache *cache;
-    struct unstick_cache_lease *lease; /* NULL: ended */
 };
 
 static const char *const request_bases[] = { "files", "rules", "generic", "learned", "guess", NULL };
@@ -72,7 +66,7 @@ static bool demand_alternatives(struct demand *self, PyObject *list)
         if (!PyArg_ParseTuple(PyList_GET_ITEM(list, (Py_ssize_t)i), "sO&s", &quantization, py_parse_bytes,
                               &one->required_bytes, &basis))
             return false;
-        index = py_cache_word(request_bases, basis, "basis");
+        index = py_word(request_bases, basis, "basis");
         if (index < 0)
             return false;
         if (unstick_quantization_parse(quantization, &one->quantization, &error) < 0) {
@@ -90,22 +84,24 @@ static bool demand_fill(struct demand *self, PyObject *args, PyObject *kwargs, c
 {
     static const char *const names[] = { "key", "fingerprint", "quantization", "components", "required_bytes", "basis",
                                          "working_bytes", "allow_low_memory", "max_wait_ms", "holder", "is_preload",
-                                         "is_prefetch", "has_verify", "alternatives", NULL };
+                                         "is_prefetch", "has_verify", "alternatives", "limit_bytes",
+                                         "host_limit_bytes", "is_seed", NULL };
     struct unstick_cache_demand *demand = &self->demand;
     const char *quantization = "none", *basis = "guess";
-    int is_forced = 0, is_preload = 0, is_prefetch = 0, has_verify = 0, index;
+    int is_forced = 0, is_preload = 0, is_prefetch = 0, has_verify = 0, is_seed = 0, index;
     struct unstick_error error = { 0 };
     PyObject *alternatives = NULL;
 
     demand->size = sizeof(*demand);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|$zsO!O&sO&pO&O&pppO!:request", (char **)names, ret_key,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|$zsO!O&sO&pO&O&pppO!O&O&p:request", (char **)names, ret_key,
                                      &demand->fingerprint, &quantization, &PyTuple_Type, &self->components,
                                      py_parse_bytes, &demand->required_bytes, &basis, py_parse_bytes,
                                      &demand->working_bytes, &is_forced, py_parse_bytes, &demand->max_wait_ms,
                                      py_parse_bytes, &demand->holder, &is_preload, &is_prefetch, &has_verify,
-                                     &PyList_Type, &alternatives))
+                                     &PyList_Type, &alternatives, py_parse_bytes, &demand->limit_bytes,
+                                     py_parse_bytes, &demand->host_limit_bytes, &is_seed))
         return false;
-    index = py_cache_word(request_bases, basis, "basis");
+    index = py_word(request_bases, basis, "basis");
     if (index < 0)
         return false;
     if (unstick_quantization_parse(quantization, &demand->quantization, &error) < 0) {
@@ -115,7 +111,7 @@ static bool demand_fill(struct demand *self, PyObject *args, PyObject *kwargs, c
     demand->basis = (enum unstick_basis)index;
     demand->allow_low_memory = is_forced;
     demand->flags = (is_preload ? UNSTICK_DEMAND_PRELOAD : 0u) | (is_prefetch ? UNSTICK_DEMAND_PREFETCH : 0u) |
-                    (has_verify ? UNSTICK_DEMAND_VERIFY : 0u);
+                    (has_verify ? UNSTICK_DEMAND_VERIFY : 0u) | (is_seed ? UNSTICK_DEMAND_SEED : 0u);
     if (self->components && !demand_names(self))
         return false;
     return !alternatives || demand_alternatives(self, alternatives);
@@ -203,13 +199,8 @@ static PyObject *request_names(const char *const *names, size_t n)
 {
     PyObject *list = PyList_New(0);
 
-    for (size_t i = 0; list && i < n; i++) {
-        PyObject *name = PyUnicode_FromString(names[i]);
-
-        if (!name || PyList_Append(list, name) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(name);
-    }
+    for (size_t i = 0; list && i < n; i++)
+        list = py_list_add(list, PyUnicode_FromString(names[i]));
     return list;
 }
 
@@ -319,9 +310,7 @@ static PyObject *request_evictions(const struct unstick_request_result *result)
         PyObject *item = Py_BuildValue("{ss sK sK sK}", "key", one->key, "bytes", one->bytes, "copied_bytes",
                                        one->copied_bytes, "ns", one->ns);
 
-        if (!item || PyList_Append(list, item) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(item);
+        list = py_list_add(list, item);
     }
     return list;
 }
@@ -336,9 +325,7 @@ static PyObject *request_steps(const struct unstick_request_result *result)
                                        (long long)one->freed_bytes, "others_bytes", (long long)one->others_bytes,
                                        "ms", one->ms, "status", unstick_status_name(one->status));
 
-        if (!item || PyList_Append(list, item) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(item);
+        list = py_list_add(list, item);
     }
     return list;
 }
@@ -347,13 +334,8 @@ static PyObject *request_suggestions(const struct unstick_request_result *result
 {
     PyObject *list = PyList_New(0);
 
-    for (size_t i = 0; list && i < result->n_suggestions; i++) {
-        PyObject *item = PyUnicode_FromString(result->suggestions[i].text);
-
-        if (!item || PyList_Append(list, item) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(item);
-    }
+    for (size_t i = 0; list && i < result->n_suggestions; i++)
+        list = py_list_add(list, PyUnicode_FromString(result->suggestions[i].text));
     return list;
 }
 
@@ -414,22 +396,12 @@ static PyObject *request_take_lease(PyObject *object, PyObject *unused)
 {
     struct py_request *self = (struct py_request *)object;
     struct unstick_cache_lease *lease;
-    struct py_cache_lease *result;
 
     (void)unused;
     if (!request_is_open(self))
         return NULL;
     lease = unstick_request_take_lease(self->request);
-    if (!lease)
-        Py_RETURN_NONE;
-    result = (struct py_cache_lease *)py_cache_lease_type.tp_alloc(&py_cache_lease_type, 0);
-    if (!result) {
-        unstick_cache_lease_end(lease, NULL);
-        return NULL;
-    }
-    result->cache = (struct py_cache *)Py_NewRef(self->cache);
-    result->lease = lease;
-    return (PyObject *)result;
+    return lease ? py_cache_lease_new(self->cache, lease) : Py_NewRef(Py_None);
 }
 
 static PyMethodDef request_methods[] = {
@@ -458,66 +430,4 @@ PyTypeObject py_request_type = {
     .tp_dealloc = request_dealloc,
     .tp_methods = request_methods,
     .tp_getset = request_getset,
-};
-
-/* --- the lease --- */
-
-static void lease_dealloc(PyObject *object)
-{
-    struct py_cache_lease *self = (struct py_cache_lease *)object;
-
-    if (!py_is_exiting())
-        unstick_cache_lease_end(self->lease, NULL);
-    Py_XDECREF(self->cache);
-    Py_TYPE(object)->tp_free(object);
-}
-
-static PyObject *lease_use_stream(PyObject *object, PyObject *argument)
-{
-    struct py_cache_lease *self = (struct py_cache_lease *)object;
-    struct unstick_error error = { 0 };
-    uint64_t stream;
-
-    if (!py_parse_bytes(argument, &stream))
-        return NULL;
-    if (self->lease && unstick_cache_lease_use_stream(self->lease, (void *)(uintptr_t)stream, &error) < 0)
-        return py_error_raise(&error);
-    Py_RETURN_NONE;
-}
-
-static PyObject *lease_end(PyObject *object, PyObject *unused)
-{
-    struct py_cache_lease *self = (struct py_cache_lease *)object;
-    struct unstick_cache_lease *lease = self->lease;
-    struct unstick_error error = { 0 };
-    int r;
-
-    (void)unused;
-    py_enter(self->cache->device->context);
-    /* Taken first: another thread may end it while this one waits. */
-    self->lease = NULL;
-    Py_BEGIN_ALLOW_THREADS
-    r = unstick_cache_lease_end(lease, &error);
-    Py_END_ALLOW_THREADS
-    if (r < 0) {
-        self->lease = lease;
-        return py_error_raise(&error);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef lease_methods[] = {
-    { "use_stream", lease_use_stream, METH_O, "Names a CUDA stream, as an integer, that the model is used on." },
-    { "end", lease_end, METH_NOARGS, "Ends the use." },
-    { 0 },
-};
-
-PyTypeObject py_cache_lease_type = {
-    PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "unstick._unstick.CacheLease",
-    .tp_doc = "A model in use; made by Request.take_lease().",
-    .tp_basicsize = sizeof(struct py_cache_lease),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .tp_dealloc = lease_dealloc,
-    .tp_methods = lease_methods,
 };

@@ -29,8 +29,8 @@ static const struct {
     { "revoke", unstick_region_revoke },   { "release", unstick_region_release },
 };
 
-static const char *const task_tiers[] = { "auto", "pinned", "pageable", "file" };
-static const char *const task_fences[] = { "default", "device", "none" };
+static const char *const task_tiers[] = { "auto", "pinned", "pageable", "file", NULL };
+static const char *const task_fences[] = { "default", "device", "none", NULL };
 
 static uint64_t task_now_ns(void)
 {
@@ -38,16 +38,6 @@ static uint64_t task_now_ns(void)
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static int task_word(const char *const *words, int n, const char *word, const char *what)
-{
-    for (int i = 0; i < n; i++) {
-        if (!strcmp(words[i], word))
-            return i;
-    }
-    PyErr_Format(PyExc_ValueError, "%s cannot be %s", what, word);
-    return -1;
 }
 
 /* Fills sources (n_max long) from a sequence of tasks. The number, or -1 with an exception. */
@@ -110,8 +100,8 @@ PyObject *py_task_start(struct py_region *region, const char *verb, PyObject *ar
                                      &max_bytes, &is_verified, &is_handed_over, &sources))
         return NULL;
     py_enter(region->device->context);
-    tier_index = task_word(task_tiers, 4, tier, "tier");
-    fence_index = tier_index < 0 ? -1 : task_word(task_fences, 3, fence, "fence");
+    tier_index = py_word(task_tiers, tier, "tier");
+    fence_index = tier_index < 0 ? -1 : py_word(task_fences, fence, "fence");
     if (fence_index < 0)
         return NULL;
     sequence = sources ? PySequence_Fast(sources, "sources are a sequence of tasks") : PyTuple_New(0);

@@ -38,6 +38,10 @@ from ._unstick import (
     TimedOutError,
     UnsupportedError,
     WrongStateError,
+    gpus,
+    key,
+    reading,
+    system,
 )
 from ._unstick import version as __version__
 from .allocation import Allocator, allocator, at_import
@@ -51,8 +55,9 @@ if TYPE_CHECKING:
     from .dismantling import dismantle
     from .heap import Chain, Cycle, Cycles, Holders, Step, cycles, holders
     from .hibernation import Hibernation, hibernate, hibernate_state, wake
-    from .loading import Loaded
+    from .loading import Loaded, stripped
     from .model import Model
+    from .shared import forget_shared, shared, shared_caches
     from .use import Use
 
 # What is imported when it is first asked for, and from where.
@@ -71,12 +76,16 @@ _LATER = {
     'adopt': 'adoption',
     'cycles': 'heap',
     'dismantle': 'dismantling',
+    'forget_shared': 'shared',
     'hibernate': 'hibernation',
     'hibernate_state': 'hibernation',
     'holders': 'heap',
+    'shared': 'shared',
+    'shared_caches': 'shared',
+    'stripped': 'loading',
     'wake': 'hibernation',
 }
-_WITHOUT_TORCH = ('cache', 'heap', 'hibernation', 'loading', 'use')
+_WITHOUT_TORCH = ('cache', 'heap', 'hibernation', 'loading', 'shared', 'use')
 
 __all__ = [
     'AdoptError',
@@ -132,9 +141,17 @@ __all__ = [
     'allocator',
     'cycles',
     'dismantle',
+    'forget_shared',
+    'gpus',
     'hibernate',
     'hibernate_state',
     'holders',
+    'key',
+    'reading',
+    'shared',
+    'shared_caches',
+    'stripped',
+    'system',
     'wake',
 ]
 

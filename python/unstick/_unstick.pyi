@@ -68,10 +68,12 @@ class RegionInfo(TypedDict):
     n_evicted: int
     n_poisoned: int
     n_bare: int
+    n_dead: int
     resident_bytes: int
     pinned_bytes: int
     pageable_bytes: int
     file_bytes: int
+    dead_bytes: int
     n_leases: int
 
 class TaskResult(TypedDict):
@@ -100,6 +102,9 @@ def allocconf_profiles() -> dict[str, str]: ...
 def allocconf_variables(
     torch: str, cuda: str | None, hip: str | None, generic: str | None, /
 ) -> tuple[list[str], str | None, str | None]: ...
+def gpus() -> list[dict[str, Any]]: ...
+def reading(device: Device, figures: tuple[int, int, int, int] | None = None, /) -> dict[str, Any]: ...
+def system() -> dict[str, int]: ...
 def estimate(path: str, /) -> dict[str, Any]: ...
 def key(model_id: str, quantization: str, /) -> tuple[str, str]: ...
 def fingerprint(settings: list[str], /) -> str: ...
@@ -161,7 +166,6 @@ class Context:
     def __init__(self, *, host_bytes: int = 0, n_threads: int = 0, log_level: int = 1) -> None: ...
     def info(self) -> ContextInfo: ...
 
-@final
 class Device:
     def __new__(
         cls, context: Context, spec: str = 'auto', *, limit_bytes: int = 0, granule_bytes: int = 0
@@ -178,7 +182,27 @@ class Device:
     def close(self) -> None: ...
 
 @final
+class FaultDevice(Device):
+    def set_faults(
+        self,
+        *,
+        fail_at: int = 0,
+        status: int = 0,
+        is_for_ever: bool = False,
+        ops: tuple[str, ...] = (),
+        lose_at: int = 0,
+        steal_bytes: int = 0,
+        pending_polls: int = 0,
+        busy_maps: int = 0,
+    ) -> None: ...
+    @property
+    def n_calls(self) -> int: ...
+    @property
+    def n_failed(self) -> int: ...
+
+@final
 class Region:
+    sheds: bool
     def __new__(cls, device: Device, name: str, bytes: int, *, reserve_bytes: int = 0) -> Self: ...
     @property
     def name(self) -> str: ...

@@ -172,9 +172,8 @@ class Adopter:
     def __init__(self, room: Room, guard: GuardMode, tight: bool) -> None:
         self.room = room
         self.guard: GuardMode = guard
-        self.chunk_bytes = TIGHT_CHUNK_BYTES if tight else CHUNK_BYTES
-        kind = room.device.kind
-        self.device = torch.device(kind, room.device.index) if kind == 'cuda' else torch.device('cpu')
+        self.is_tight = tight
+        self.device = room.torch_device
 
     def adopt(self, obj: Any, model: Model) -> Adoption:
         report = Adoption()
@@ -290,11 +289,12 @@ class Adopter:
         outside.clear()
         storages.clear()
         for component in sorted(groups_of, key=order.index):
-            component.take(groups_of.pop(component), self.device, self.chunk_bytes, report)
+            chunk_bytes = TIGHT_CHUNK_BYTES if self.is_tight else CHUNK_BYTES
+            component.take(groups_of.pop(component), self.device, chunk_bytes, self.is_tight, report)
 
     def _aliases(self, storages: list[Storage], owners: dict[int, Component]) -> list[Storage]:
         """Tensors that somebody else holds over the same bytes: they move along. Returns storages not yet known."""
-        known = {storage.storage._cdata: storage for storage in storages}
+        known = {storage.tensors[0].tensor.untyped_storage()._cdata: storage for storage in storages}
         ranges = by_range(storages)
         extra: dict[int, Storage] = {}
         for tensor in walk.all_tensors():

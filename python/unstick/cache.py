@@ -4,22 +4,29 @@
 from __future__ import annotations
 
 import atexit
+import math
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from . import _unstick
-from ._unstick import BusyError, Context, Device, NotFoundError
+from ._unstick import BusyError, Context, Device, NotFoundError, Region
 from .constraints import Constraints
-from .errors import explained, invalid
+from .errors import busy, explained, invalid
 from .loading import Held, Loader, give_back
 from .reclaiming import cuda
 from .sizes import size_of
 from .use import Demand, Steps, Use
 
+if TYPE_CHECKING:
+    from .unloading import Unloaded
+
+BACKUP_SECONDS = 3.0
+"""What clear() waits for one backup that is being written; what takes longer stays."""
 NEVER_WAIT = (1 << 64) - 1
 
 
@@ -70,6 +77,8 @@ class Cache:
         """Device memory that models of a quantization take, where their user knows better."""
         self.ignored: tuple[str, ...] = ()
         """Names in the constraints that mean nothing here."""
+        self.last_plan: dict[str, Any] = {}
+        """The result of the last way to a use, and its key: what was decided, and why."""
         self.native = _unstick.Cache(
             device,
             idle_ms=None if idle is None else int(idle * 1000),
@@ -116,22 +125,36 @@ class Cache:
         max_wait: float | None = None,
         verify: bool = False,
         holder: int = 0,
+        strategy: str = 'default',
+        constraints: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> Use:
         """The model, on the device and in use for as long as the context lasts.
 
-        `components`: only these are leased; the others come back by themselves when they are called, and make room for
-        one another: for a pipeline that is larger than the device. `required_bytes`: what it takes, where neither its
-        files nor an earlier run say it. `settings` are passed to the loader, and part of what the entry is.
+        A pipeline of which not all fits runs all the same: its smallest component is leased, the others come back by
+        themselves when they are called, and make room for one another. `components` names what is leased instead.
+        `required_bytes`: what it takes, where neither its files nor an earlier run say it. `constraints`: limits of
+        this use alone, as from_constraints() takes them. `strategy="seed"`: as of a Cache, for this use. `settings` are
+        passed to the loader, and part of what the entry is.
         """
         fingerprint = _fingerprint(settings)
         key, name = _unstick.key(model_id, quantization)
-        fields = self._fields(key, name, model_id, fingerprint, required_bytes, working_bytes)
+        limits: dict[str, Any] = {}
+        if constraints is not None:
+            read = Constraints(constraints, self.device.spec)
+            limits |= read.limits(int(self.device.info()['total_bytes']))
+            required_bytes = required_bytes or read.sizes.get(name, 0)
+            known = [(other, nbytes, 'rules') for other, nbytes in read.sizes.items() if other != name]
+            if known:
+                limits['alternatives'] = known
+            allow_low_memory = read.allow_low_memory if allow_low_memory is None else allow_low_memory
+        fields = self._fields(key, name, model_id, fingerprint, required_bytes, working_bytes) | limits
         wait = self.max_wait if max_wait is None else max_wait
         fields['allow_low_memory'] = self.allow_low_memory if allow_low_memory is None else allow_low_memory
         fields['max_wait_ms'] = 0 if wait is None else max(1, int(wait * 1000)) if wait > 0 else NEVER_WAIT
         fields['has_verify'] = verify
         fields['holder'] = holder
+        fields['is_seed'] = _is_seed(strategy)
         return Use(self, Demand(key, model_id, name, fingerprint, load, settings, components, fields))
 
     def ause(self, model_id: str, quantization: str = 'none', **options: Any) -> Use:
@@ -187,17 +210,20 @@ class Cache:
         """Forgets a model: its memory and its backup go, and using it is an error. BusyError while it is in use."""
         self._drop(_unstick.key(model_id, quantization)[0])
 
-    def _drop(self, key: str) -> None:
+    def _drop(self, key: str, patience: float = math.inf) -> None:
+        started = time.monotonic()
         while True:
             with self._lock:
                 known = self._held.get(key)
             if self._try_to_drop(key):
                 break
+            if time.monotonic() - started > patience:
+                raise busy(f'{key}: somebody is on the way to it', 'drop')
             time.sleep(0.002)  # its backup is being written, which ends by itself
             self.native.step()
         if known is not None:
             self.forget(key, known[1])
-            known[1].release()
+            known[1].release(self.regions())
 
     def _try_to_drop(self, key: str) -> bool:
         try:
@@ -258,11 +284,28 @@ class Cache:
             ]
         return '\n'.join(lines)
 
+    def unload(
+        self,
+        keys: Iterable[str] | None = None,
+        *,
+        waits: bool = False,
+        forgets: bool = False,
+        check: Callable[[], None] | None = None,
+    ) -> Unloaded:
+        """Has models leave the device now, all if no keys are given, and says how much the device has got back.
+
+        What is in use stays, unless `waits`: then its users are waited for. `forgets`: their contents go, too.
+        `check` is called while it waits; what it raises ends the wait.
+        """
+        from .unloading import unload
+
+        return unload(self, keys, waits=waits, forgets=forgets, check=check)
+
     def clear(self) -> None:
-        """Drops every model that is not in use."""
+        """Drops every model that is not in use, and that nobody is on the way to."""
         for entry in self.native.entries():
             with suppress(BusyError, NotFoundError):
-                self._drop(entry['key'])
+                self._drop(entry['key'], patience=BACKUP_SECONDS)
 
     # --- for Use ---
 
@@ -272,9 +315,34 @@ class Cache:
         info = self.device.info()
         return min(info['limit_bytes'] or info['total_bytes'], info['total_bytes'])
 
+    @property
+    def usable_bytes(self) -> int:
+        """The same without what the device keeps for itself."""
+        info = self.device.info()
+        return self.most_bytes - info['sentinel_bytes'] - info['poisoned_bytes']
+
+    def part_of(self, key: str, fingerprint: str) -> tuple[str, ...] | None:
+        """What a use leases of a pipeline that is larger than the device; None: all of it."""
+        with self._lock:
+            known = self._held.get(key)
+        return known[1].part if known is not None and known[0] == fingerprint else None
+
+    def add_rest(self, key: str, held: Held) -> None:
+        """What joins the entry after the request that loaded it."""
+        part = held.part
+        for name, region in held.regions.items():
+            if part is not None and name not in part:
+                self.native.add(key, name, region)
+
     def held(self, key: str) -> Held:
         with self._lock:
             return self._held[key][1]
+
+    def regions(self) -> list[Region]:
+        """Of all models that are held."""
+        with self._lock:
+            held = [one for _, one in self._held.values()]
+        return [region for one in held for region in one.regions.values()]
 
     def keep(self, key: str, fingerprint: str, held: Held) -> None:
         with self._lock:
@@ -341,7 +409,15 @@ class Cache:
             fields |= {'required_bytes': size.nbytes, 'basis': size.basis, 'alternatives': size.alternatives}
             if working_bytes is None and self.working_bytes is None and self.device.kind == 'cuda':
                 fields['working_bytes'] = size.working_bytes
+        self._fit(fields)
         return fields
+
+    def _fit(self, fields: dict[str, Any]) -> None:
+        """A pipeline over the limit, but not over the device, can be loaded, and then runs component by component."""
+        usable = self.usable_bytes
+        required = fields.get('required_bytes', 0)
+        if usable < required <= self.device.info()['total_bytes'] and find_spec('torch') is not None:
+            fields['required_bytes'] = max(usable - fields['working_bytes'], 1)
 
 
 _keepers: weakref.WeakKeyDictionary[threading.Thread, threading.Event] = weakref.WeakKeyDictionary()
@@ -384,6 +460,12 @@ def _fingerprint(settings: dict[str, Any]) -> str:
             )
         texts.append(f'{name}={text}'.replace('\n', ' '))
     return _unstick.fingerprint(texts) if texts else ''
+
+
+def _is_seed(strategy: str) -> bool:
+    if strategy not in ('default', 'seed'):
+        raise invalid(f'strategy is {strategy!r}: it is "default" or "seed"', 'use')
+    return strategy == 'seed'
 
 
 def _id_of(obj: object) -> int:

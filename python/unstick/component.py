@@ -8,6 +8,7 @@ tensor; and then it can still be evicted.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -22,14 +23,27 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from . import guards
-from ._unstick import BusyError, CanceledError, Lease, NotResidentError, OutOfDeviceMemoryError, Region, TimedOutError
+from ._unstick import (
+    BusyError,
+    CanceledError,
+    Lease,
+    NotResidentError,
+    OutOfDeviceMemoryError,
+    Region,
+    Task,
+    TimedOutError,
+)
 from .errors import busy, evicted, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room
-from .storages import Group, move, move_out
+from .slices import Slices
+from .storages import Group, move, move_by_host, move_out
+from .working import Working, reading
 
 if TYPE_CHECKING:
     from .model import Model
+
+log = logging.getLogger('unstick')
 
 ALIGNMENT = 512
 CHUNK_BYTES = 1 << 30
@@ -37,8 +51,24 @@ CHUNK_BYTES = 1 << 30
 GuardMode = Literal['restore', 'raise']
 
 
+_How = Literal['room or nothing', 'make room', 'by host']
+
+
 def rounded(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def in_chunks(groups: list[Group], chunk_bytes: int) -> Iterator[list[Group]]:
+    """Groups in their order, as many at a time as a chunk holds; one that is larger is alone."""
+    chunk: list[Group] = []
+    nbytes = 0
+    for group in groups:
+        if chunk and nbytes + rounded(group.nbytes) > chunk_bytes:
+            yield chunk
+            chunk, nbytes = [], 0
+        chunk.append(group)
+        nbytes += rounded(group.nbytes)
+    yield chunk
 
 
 class Component:
@@ -52,13 +82,15 @@ class Component:
         self.names: set[str] = set()
         """What was adopted, by name: what drifts away under the same name comes back."""
         self.last_used = time.monotonic()
+        self.working = Working()
+        self.slices = Slices(self)
         self.is_revoked = False
         self.module_ref = weakref.ref(module)
         self._regions: list[Callable[[], Region | None]] = []
         self._owned: list[Region] = []
         self._old: list[tuple[StorageWeakRef, int]] = []
         self._spans: dict[int, list[tuple[int, int]]] = {}
-        self.is_guarded = False
+        self.n_guards = 0
         self.n_references = 0
         self._n_graphs = 0
         self._uses: list[_Use] = []
@@ -78,14 +110,15 @@ class Component:
     @property
     def regions(self) -> list[Region]:
         self.room.device.context.info()  # lets go of what lies in no tensor any more
-        alive = [region for region in (ref() for ref in self._regions) if region is not None]
+        alive = [region for region in (ref() for ref in self._regions) if region is not None and not _is_dead(region)]
         if len(alive) < len(self._regions):
             self._regions = [weakref.ref(region) for region in alive]
+            self._owned[:] = [region for region in self._owned if region in alive]
         return alive
 
     @property
     def nbytes(self) -> int:
-        return sum(region.info()['bytes'] for region in self.regions)
+        return sum(_live_bytes(region) for region in self.regions)
 
     @property
     def resident_bytes(self) -> int:
@@ -109,6 +142,15 @@ class Component:
         self._forget_broken_uses()
         return bool(self._uses or self._leases)
 
+    @property
+    def is_leased(self) -> bool:
+        return bool(self._leases)
+
+    @property
+    def working_bytes(self) -> int:
+        """What a call takes beside it, where there is an allocator to ask."""
+        return self.working.needed_bytes if reading(self.room.device) is not None else 0
+
     def closure(self) -> list[Component]:
         """This component and all that it needs."""
         result: list[Component] = [self]
@@ -122,76 +164,144 @@ class Component:
 
     # --- taking tensors in ---
 
-    def take(self, groups: list[Group], device: torch.device, chunk_bytes: int, report: Adoption) -> None:
-        """Moves groups of storages into this component's regions: first where others have died, then into a new one."""
+    def take(
+        self, groups: list[Group], device: torch.device, chunk_bytes: int, is_tight: bool, report: Adoption
+    ) -> None:
+        """Moves groups of storages into this component's regions: first where others have died, then into new ones.
+
+        With room for all of it beside the old memory: into one. Without: chunk by chunk, so that what one leaves
+        behind makes room for the next.
+        """
         rest = [group for group in groups if not self._reuse(group, device, report)]
+        groups.clear()
         if not rest:
             return
-        region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in rest))
+        parts = self.slices.cut(rest)
+        if len(parts) > 1:
+            for part in parts:
+                self._take_chunk(part.groups, device, report, 'make room')
+                if part.blocks:
+                    self.slices.add(self._owned[-1], part.blocks)
+            self.room.give_back()
+            return
+        is_whole = not is_tight and self.room.has_room(sum(rounded(group.nbytes) for group in rest))
+        if is_whole and self._take_chunk(rest, device, report, 'room or nothing'):
+            self.room.give_back()
+            return
+        for chunk in in_chunks(rest, chunk_bytes):
+            # Tight: what is larger than a chunk has no room beside itself.
+            is_large = is_tight and chunk[0].nbytes > chunk_bytes
+            self._take_chunk(chunk, device, report, 'by host' if is_large else 'make room')
+            if is_tight:
+                self.room.give_back()
+        self.room.give_back()
+        if any(region.state != 'resident' for region in self.regions):
+            with suppress(OutOfDeviceMemoryError):  # then a call brings it back
+                self.restore_regions()
+
+    def _take_chunk(self, groups: list[Group], device: torch.device, report: Adoption, how: _How) -> bool:
+        """Moves groups into a region of their own; false if there is no room for it, and it is room or nothing."""
+        region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in groups))
         self._spans[region.address] = []
         n_taken = len(report.taken)
         try:
-            ready_bytes = 0
-            for group in rest:
-                offset = region.alloc(group.nbytes)
-                end = offset + rounded(group.nbytes)
-                if end > ready_bytes:
-                    # Only so far ahead: what lies behind was freed in the meantime.
-                    ready_bytes = self._ready(region, max(end, ready_bytes + chunk_bytes))
-                self._move(group, region, offset, device, report)
+            places = [(group, region.alloc(group.nbytes)) for group in groups]
+            if how == 'room or nothing' and self._try_to_bring(region) is not None:
+                del self._spans[region.address]
+                return False
+            if how == 'by host' or (how == 'make room' and self._shortage(region) is not None):
+                old = [one for group in groups for one in _weak(group)]
+                move_by_host(places, region, device, lambda: self._bring(region))
+                for group, offset in places:
+                    self._note(group, region, offset, report)
+                self._old += old
+            else:
+                for group, offset in places:
+                    self._move(group, region, offset, device, report)
         except BaseException:
-            # Half a component could not come back by itself: all of it goes where it came from.
+            # Half a region could not come back by itself: all of it goes where it came from.
             move_out(region, device)
             del report.taken[n_taken:], self._spans[region.address]
             raise
         # Not before: an eviction that another thread asks for must not find it half filled.
         self._owned.append(region)
         self._regions.append(weakref.ref(region))
-        if device.type == 'cuda':
-            torch.cuda.current_stream(device).synchronize()
-            torch.cuda.empty_cache()
+        region.sheds = True
+        return True
 
-    def _ready(self, region: Region, until_bytes: int) -> int:
-        """Gives a new region memory up to an offset; returns how far it really goes."""
-        info = region.info()
-        until_bytes = min(until_bytes, info['bytes'])
-        while (missing := until_bytes - region.info()['resident_bytes']) > 0:
-            shortage = None
+    def _shortage(self, region: Region) -> OutOfDeviceMemoryError | None:
+        """Brings memory for a new region, at the cost of whatever can go; what is missing, if that is not enough.
+
+        torch's cache goes first, then others, and then what came of this very component before: its contents are in
+        its backup.
+        """
+        shortage = self._try_to_bring(region)
+        for remedy in (self.room.give_back_to, self.room.make, self._make_of_own):
+            while shortage is not None and remedy(shortage.required_bytes - shortage.available_bytes, self):
+                shortage = self._try_to_bring(region)
+        return shortage
+
+    def _try_to_bring(self, region: Region) -> OutOfDeviceMemoryError | None:
+        try:
+            region.restore().wait()
+        except OutOfDeviceMemoryError as error:
+            return error.with_traceback(None)
+        return None
+
+    def _make_of_own(self, nbytes: int, _: Component) -> bool:
+        return self.evict_regions(nbytes) > 0
+
+    def _bring(self, region: Region) -> None:
+        shortage = self._shortage(region)
+        if shortage is not None:
             try:
-                region.restore(max_bytes=missing).wait()
-            except OutOfDeviceMemoryError as error:
-                shortage = error.with_traceback(None)
-            if shortage is not None and not self.room.make(shortage.required_bytes - shortage.available_bytes, self):
-                try:
-                    raise shortage
-                finally:
-                    del shortage  # it holds this frame, which holds it
-        return region.info()['resident_bytes']
+                raise shortage
+            finally:
+                del shortage  # it holds this frame, which holds it
 
     def _reuse(self, group: Group, device: torch.device, report: Adoption) -> bool:
+        wanted = rounded(group.nbytes)
         for region in self.regions:
-            if region.state != 'resident':
+            if region.state != 'resident' or not any(
+                nbytes == wanted for _, nbytes in self._spans.get(region.address, ())
+            ):
                 continue
-            live = {offset for offset, _ in region.tensors()}
-            for offset, nbytes in self._spans.get(region.address, []):
-                if nbytes == rounded(group.nbytes) and not any(offset <= at < offset + nbytes for at in live):
-                    try:
-                        with region.lease():  # no eviction takes it away meanwhile
-                            self._move(group, region, offset, device, report)
-                    except (BusyError, NotResidentError):
-                        return False
-                    return True
+            try:
+                with region.lease():  # nothing of it is taken away meanwhile
+                    offset = self._vacancy(region, wanted)
+                    if offset is not None:
+                        self._move(group, region, offset, device, report)
+                        return True
+            except (BusyError, NotResidentError):
+                return False
         return False
 
+    def _vacancy(self, region: Region, wanted: int) -> int | None:
+        """Where tensors of the same size have died, and memory is left as others share its granules."""
+        info, tensors = region.info(), region.tensors()
+        granule = info['granule_bytes']
+        live = {offset for offset, _ in tensors}
+        held = {index for at, nbytes in tensors for index in range(at // granule, -(-(at + nbytes) // granule))}
+        for offset, nbytes in self._spans[region.address]:
+            if nbytes != wanted or any(offset <= at < offset + nbytes for at in live):
+                continue
+            if not info['n_dead'] or held.issuperset(range(offset // granule, -(-(offset + nbytes) // granule))):
+                return offset
+        return None
+
     def _move(self, group: Group, region: Region, offset: int, device: torch.device, report: Adoption) -> None:
+        old = _weak(group)
         move(group, region, offset, device)
+        self._note(group, region, offset, report)
+        self._old += old
+
+    def _note(self, group: Group, region: Region, offset: int, report: Adoption) -> None:
         span = offset, rounded(group.nbytes)
         if span not in self._spans[region.address]:
             self._spans[region.address].append(span)
         names = tuple(found.name for found in group.tensors)
         self.names.update(names)
         report.taken.append(Taken(self.name, group.name, names, group.nbytes))
-        self._old += [(StorageWeakRef(storage.storage), storage.nbytes) for storage in group.storages]
         group.storages.clear()
 
     @property
@@ -210,12 +320,43 @@ class Component:
 
     # --- moving ---
 
-    def restore_regions(self) -> None:
+    def begin_to_restore(self) -> list[Task]:
+        """Has all of it come back, and whatever it needs."""
+        tasks = []
         for one in self.closure():
             for region in one.regions:
-                if region.state not in ('resident', 'revoked'):
-                    region.restore().wait()
+                if region.state == 'poisoned':
+                    one._rescue(region)
+                elif region.state not in ('resident', 'revoked'):
+                    tasks.append(region.restore())
+        return tasks
+
+    def restore_regions(self) -> None:
+        shortage = None
+        for task in self.begin_to_restore():
+            try:
+                task.wait()
+            except OutOfDeviceMemoryError as error:
+                shortage = error.with_traceback(None)
+        if shortage is not None:
+            try:
+                raise shortage
+            finally:
+                del shortage  # it holds this frame, which holds it
+        for one in self.closure():
             guards.remove(one)
+
+    def _rescue(self, region: Region) -> None:
+        """The driver keeps memory under an address that nobody can use again: the contents go to memory of torch's own.
+
+        The next refresh takes them in anew.
+        """
+        move_out(region, self.room.torch_device, is_readable=False)
+        if region in self._owned:
+            self._owned.remove(region)
+        self._regions = [ref for ref in self._regions if ref() is not region]
+        self._spans.pop(region.address, None)
+        log.warning('%s: the driver does not let go of memory of a region: its contents were laid elsewhere', self.name)
 
     def evict_regions(self, max_bytes: int = 0) -> int:
         """Evicts, the last granules first if only so much has to go; returns the bytes that went."""
@@ -224,29 +365,24 @@ class Component:
         for region in reversed(self.regions):
             gone = before - self.resident_bytes
             if region.info()['resident_bytes'] and (not max_bytes or gone < max_bytes):
-                _evict_unless_leased(region, max_bytes - gone if max_bytes else 0)
+                evict_unless_leased(region, max_bytes - gone if max_bytes else 0)
         return before - self.resident_bytes
+
+    def refuse_from_inside(self, operation: str) -> None:
+        """A thread cannot wait for its own call to end."""
+        if any(use.thread == threading.get_ident() for use in self._live_uses()):
+            reason = f'{self.name} is in use by this very thread: it cannot leave from inside its own call'
+            raise busy(reason, operation)
+
+    def begin_to_evict(self) -> Eviction:
+        """Has all of it leave as soon as other threads' uses have ended."""
+        self.refuse_from_inside('evict')
+        guards.install(self)
+        return Eviction(self)
 
     def evict(self) -> Moved:
         """Evicts all of it, waiting for other threads' uses to end."""
-        if any(use.thread == threading.get_ident() for use in self._live_uses()):
-            raise busy(f'{self.name} is in use by this very thread: it cannot leave from inside its own call', 'evict')
-        started = time.monotonic()
-        guards.install(self)
-        nbytes = copied = 0
-        while tasks := [region.evict() for region in self.regions if region.state in ('resident', 'partial')]:
-            is_canceled = False
-            for task in tasks:
-                try:
-                    task.wait()
-                except CanceledError:  # by a call that came first: its end is waited for
-                    is_canceled = True
-                result = task.result()
-                nbytes += result['done_bytes']
-                copied += result['copied_bytes']
-            if not is_canceled:
-                break
-        return Moved(nbytes, copied, time.monotonic() - started)
+        return self.begin_to_evict().end()
 
     def restore(self) -> Moved:
         started = time.monotonic()
@@ -293,8 +429,11 @@ class Component:
 
     def _try_to_enter(self, module: nn.Module | None, operation: str) -> bool:
         with self.room.lock:
-            if not self._leases:  # what is leased is resident, and its guards are gone
+            # What is leased is resident, and its guards are gone.
+            if not self._leases and not self.slices.is_streaming and not self._begin_to_stream(module):
                 self.come_back(operation)
+                if module is not None and current_stream(self.room) is not None:
+                    self.room.make_for_call(self)
             begun: list[Component] = []
             try:
                 for one in self.closure():
@@ -303,7 +442,24 @@ class Component:
             except (BusyError, NotResidentError):
                 for one in begun:
                     one._take_back(module)
+                if not self._uses:
+                    self.slices.end()
                 return False
+        return True
+
+    def _begin_to_stream(self, module: nn.Module | None) -> bool:
+        """True if the call that begins is the component's own, and all of it together would not fit."""
+        if not self.slices or module is not self.module or self.guard == 'raise' or current_stream(self.room) is None:
+            return False
+        self.check_usable('forward')
+        now = reading(self.room.device)
+        if now is not None:
+            self.working.begin(now)
+        if not self.slices.begin():
+            return False
+        for one in self.closure():
+            if one is not self:
+                self.room.bring(one)
         return True
 
     def leave(self, module: nn.Module | None) -> None:
@@ -345,7 +501,8 @@ class Component:
 
     def _begin(self, module: nn.Module | None) -> None:
         if not self._leases:
-            self._leases = [region.lease(cancel_eviction=True) for region in self.regions]
+            regions = self.slices.outside() if self.slices.is_streaming else self.regions
+            self._leases = [region.lease(cancel_eviction=True) for region in regions]
         self._uses.append(_Use(threading.get_ident(), module))
         self.last_used = time.monotonic()
 
@@ -364,6 +521,9 @@ class Component:
         stream = current_stream(self.room)
         if stream is None:  # being captured: the leases end with a later use
             return
+        if self._leases or self.slices.is_streaming:
+            self.working.end(reading(self.room.device))
+            self.slices.end()
         while self._leases:
             if stream >= 0:
                 self._leases[-1].use_stream(stream)
@@ -388,6 +548,37 @@ class Component:
             self._end_leases()
 
 
+class Eviction:
+    """A component on its way out."""
+
+    def __init__(self, component: Component) -> None:
+        self.component = component
+        self.started = time.monotonic()
+        self._tasks: list[Task] = []
+        self._begin()
+
+    def _begin(self) -> bool:
+        self._tasks = [region.evict() for region in self.component.regions if region.state in ('resident', 'partial')]
+        return bool(self._tasks)
+
+    def end(self) -> Moved:
+        """Waits until it has left."""
+        nbytes = copied = 0
+        while self._tasks:
+            is_canceled = False
+            for task in self._tasks:
+                try:
+                    task.wait()
+                except CanceledError:  # by a call that came first: its end is waited for
+                    is_canceled = True
+                result = task.result()
+                nbytes += result['done_bytes']
+                copied += result['copied_bytes']
+            if not is_canceled or not self._begin():
+                break
+        return Moved(nbytes, copied, time.monotonic() - self.started)
+
+
 class _Use:
     """One call that is under way."""
 
@@ -408,7 +599,21 @@ class _Use:
         return False
 
 
-def _evict_unless_leased(region: Region, max_bytes: int) -> None:
+def _weak(group: Group) -> list[tuple[StorageWeakRef, int]]:
+    return [(StorageWeakRef(one.storage), one.nbytes) for one in group.storages]
+
+
+def _is_dead(region: Region) -> bool:
+    info = region.info()
+    return info['n_dead'] == info['n_granules']
+
+
+def _live_bytes(region: Region) -> int:
+    info = region.info()
+    return max(info['bytes'] - info['dead_bytes'], 0)
+
+
+def evict_unless_leased(region: Region, max_bytes: int = 0) -> None:
     """With the room's lock held: a cache may lease the region at any time, and then its user needs that lock."""
     if region.info()['n_leases']:
         return

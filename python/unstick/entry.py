@@ -18,6 +18,7 @@ from ._unstick import instances
 
 if TYPE_CHECKING:
     from .component import Component
+    from .slices import Slices
 
 
 def nothing(*_: Any) -> None:
@@ -29,9 +30,6 @@ def no_hook() -> Any:
 
 
 class _Hook:
-    def __init__(self, component: Component) -> None:
-        self.component = component
-
     def __deepcopy__(self, memo: Any) -> Any:
         return nothing
 
@@ -39,19 +37,26 @@ class _Hook:
         return no_hook, ()
 
 
-class Before(_Hook):
+class _CallHook(_Hook):
+    def __init__(self, component: Component) -> None:
+        self.component = component
+
+
+class Before(_CallHook):
     def __call__(self, module: nn.Module, args: Any) -> None:
         if not torch.compiler.is_compiling():
             self.component.enter(module)
 
 
-class After(_Hook):
+class After(_CallHook):
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
         node = _graph_of(output)
         if node is not None:  # backward will read the weights: the use ends when the graph has gone
             node.metadata.setdefault('unstick', []).append(_Held(self.component))
+        if isinstance(sys.exception(), torch.OutOfMemoryError):
+            self.component.working.fail()
         self.component.leave(module)
 
 
@@ -76,6 +81,23 @@ def _graph_of(output: Any) -> Any:
     if isinstance(output, (tuple, list)):
         return next((node for node in map(_graph_of, output) if node is not None), None)
     return None
+
+
+class _BlockHook(_Hook):
+    def __init__(self, slices: Slices) -> None:
+        self.slices = slices
+
+
+class BeforeBlock(_BlockHook):
+    def __call__(self, block: nn.Module, args: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self.slices.enter(block)
+
+
+class AfterBlock(_BlockHook):
+    def __call__(self, block: nn.Module, args: Any, output: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self.slices.leave(block)
 
 
 class CompiledCall:
@@ -130,3 +152,10 @@ def _attach(module: nn.Module, component: Component) -> None:
     if not any(isinstance(hook, Before) for hook in module._forward_pre_hooks.values()):
         module.register_forward_pre_hook(Before(component), prepend=True)
         module.register_forward_hook(After(component), always_call=True)
+
+
+def attach_block(block: nn.Module, slices: Slices) -> None:
+    """Puts hooks on a block of a component that runs block by block; calling it again changes nothing."""
+    if not any(isinstance(hook, BeforeBlock) for hook in block._forward_pre_hooks.values()):
+        block.register_forward_pre_hook(BeforeBlock(slices), prepend=True)
+        block.register_forward_hook(AfterBlock(slices), always_call=True)

@@ -19,11 +19,12 @@ from torch import nn
 if TYPE_CHECKING:
     from .component import Component
 
-GUARDED = (
+STORED = (
     '_apply', 'to', 'state_dict', 'load_state_dict', 'save_pretrained', '__deepcopy__', '__reduce_ex__',
     'fuse_lora', 'unfuse_lora', 'load_lora_adapter', 'load_adapter', 'add_adapter', 'merge_adapter',
-    'unmerge_adapter', 'merge_and_unload', 'fuse_qkv_projections', 'dequantize', 'forward',
+    'unmerge_adapter', 'merge_and_unload', 'fuse_qkv_projections', 'dequantize',
 )  # fmt: skip
+GUARDED = *STORED, 'forward'
 
 _MISSING: Any = object()
 
@@ -64,23 +65,27 @@ class Guard:
         return getattr(module, self.name)(*args, **kwargs)
 
 
-def install(component: Component) -> None:
+def install(component: Component, with_forward: bool = True) -> None:
+    """Without forward: for a component whose blocks come back one by one, when they are called."""
     module = component.module
-    if module is None or component.is_guarded:
+    names = GUARDED if with_forward else STORED
+    if module is None or component.n_guards == len(names):
         return
-    component.is_guarded = True
+    if component.n_guards > len(names):
+        remove(component)
+    component.n_guards = len(names)
     for part in module.modules():
         own = part.__dict__
         for name in guarded_of(type(part)):
-            if not isinstance(own.get(name), Guard):
+            if (with_forward or name != 'forward') and not isinstance(own.get(name), Guard):
                 own[name] = Guard(component, part, name)
 
 
 def remove(component: Component) -> None:
     module = component.module
-    if module is None or not component.is_guarded:
+    if module is None or not component.n_guards:
         return
-    component.is_guarded = False
+    component.n_guards = 0
     for part in module.modules():
         own = part.__dict__
         for name in GUARDED:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -51,6 +51,8 @@ class Held:
         self.model = model
         self._own = dict(regions)
         self._names: dict[str, weakref.ref[Region]] = {name: weakref.ref(one) for name, one in regions.items()}
+        self.part: tuple[str, ...] | None = None
+        """Of a pipeline larger than the device: what a use leases of it, by the names in the entry; None: all."""
 
     @classmethod
     def of(cls, returned: Any, key: str, device: Device) -> Held:
@@ -96,6 +98,19 @@ class Held:
                 self._names[called] = weakref.ref(region)
         return new
 
+    def choose_part(self, usable_bytes: int) -> None:
+        """Of what does not fit as a whole the smallest component is leased.
+
+        The others come back when they are called, and what is left of the device is theirs. Without a model nothing
+        comes back by itself.
+        """
+        if self.model is None or self.nbytes <= usable_bytes:
+            return
+        sizes = {name: one.nbytes for name, one in self.model.components.items() if one.nbytes}
+        smallest = min(sizes, key=lambda name: sizes[name])
+        regions = self.model.components[smallest].regions
+        self.part = tuple(name for name, region in self.regions.items() if region in regions)
+
     def gone(self) -> list[str]:
         """Names of regions that the model has let go."""
         return [name for name, ref in self._names.items() if ref() is None]
@@ -140,12 +155,14 @@ class Held:
             except OutOfDeviceMemoryError as error:
                 log.info('%s: what came anew stays outside: %s', self.model.key, error)
 
-    def release(self) -> None:
+    def release(self, others: Collection[Region] = ()) -> None:
+        """Gives its memory up, but what others have, too. (A model knows that of its components.)"""
         if self.model is not None:
             self.model.release()
         else:
             for region in self.regions.values():
-                region.release().wait()
+                if region not in others:
+                    region.release().wait()
         self._own.clear()
         self._names.clear()
 
@@ -167,11 +184,14 @@ class Loading:
         self.text = ''
         self.old: Held | None = None
         """What this load replaces."""
+        self.others: Collection[Region] = ()
+        """Regions of other models, which it does not take along."""
 
     def __call__(self) -> None:
         if self.old is not None:
-            self.old.release()
+            self.old.release(self.others)
             self.old = None
+            self.others = ()
         failure = self._attempt()
         if failure is not None:
             self._fail(failure)
@@ -191,13 +211,22 @@ class Loading:
         lines = str(failure).strip().splitlines()
         self.text = f'{type(failure).__name__}: {lines[0] if lines else "no message"}'
 
-    def register(self, request: Request, cache: Cache, fingerprint: str) -> None:
-        """Hands over to the cache what was loaded. The object first: who finds the entry finds it, too."""
+    def register(self, request: Request, cache: Cache, fingerprint: str, has_choice: bool) -> None:
+        """Hands over to the cache what was loaded. The object first: who finds the entry finds it, too.
+
+        Of a pipeline that is larger than the device only a part is this request's, unless its user chose one: the rest
+        joins the entry when the request is over.
+        """
         if self.held is None:
             return
         self._cache = cache
+        if not has_choice:
+            self.held.choose_part(cache.usable_bytes)
         cache.keep(self.key, fingerprint, self.held)
-        failure = self._try_to_register(request, self.held.regions)
+        regions, part = self.held.regions, self.held.part
+        failure = self._try_to_register(
+            request, {name: one for name, one in regions.items() if part is None or name in part}
+        )
         if failure is not None:
             self._fail(failure)
 

@@ -76,30 +76,33 @@ class Model:
         A component that another model uses too stays, until that one is evicted as well.
         """
         started = time.monotonic()
-        is_waiting = not self._refresh_if_room()
-        kept = []
-        nbytes = copied = 0
         self.is_evicted = True
-        for name, one in self.components.items():
-            if any(not other.is_evicted for other in one.models):
-                kept.append(name)
-                continue
-            moved = one.evict()
-            nbytes += moved.nbytes
-            copied += moved.copied_bytes
-        if is_waiting:  # now there is room, and calls have ended
+        leaving = [one for one in self.components.values() if all(other.is_evicted for other in one.models)]
+        for one in leaving:
+            one.refuse_from_inside('evict')
+        evictions = [one.begin_to_evict() for one in leaving]
+        # While they go, what has left the regions is looked for. It is taken in where there is room, now or then.
+        is_waiting = not self._refresh_if_room()
+        moved = [eviction.end() for eviction in evictions]
+        if is_waiting:
             self.refresh()
-            for name, one in self.components.items():
-                if name not in kept:
-                    nbytes += one.evict().nbytes
-        return Moved(nbytes, copied, time.monotonic() - started, tuple(kept))
+        moved += [one.evict() for one in leaving if one.resident_bytes]
+        return Moved(
+            sum(one.nbytes for one in moved),
+            sum(one.copied_bytes for one in moved),
+            time.monotonic() - started,
+            tuple(name for name, one in self.components.items() if one not in leaving),
+        )
 
     def restore(self) -> Moved:
         """Brings everything back to the same addresses, bit-identical."""
         started = time.monotonic()
         self.is_evicted = False
-        nbytes = sum(one.restore().nbytes for one in self.components.values())
-        return Moved(nbytes, 0, time.monotonic() - started)
+        before = self.resident_bytes
+        self.room.bring_together(list(self.components.values()))
+        for one in self.components.values():
+            one.restore()
+        return Moved(self.resident_bytes - before, 0, time.monotonic() - started)
 
     def revoke(self) -> None:
         """Drops the contents for good, even while references live. Using the model raises RevokedError from then on."""

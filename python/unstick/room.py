@@ -10,9 +10,13 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import torch
+
 from ._unstick import Context, Device, OutOfDeviceMemoryError
+from .working import reading, trim_all
 
 if TYPE_CHECKING:
     from .component import Component
@@ -27,6 +31,11 @@ class Room:
         self.lock = threading.RLock()
         self.components: weakref.WeakSet[Component] = weakref.WeakSet()
 
+    @property
+    def torch_device(self) -> torch.device:
+        """The device as torch names it."""
+        return torch.device('cuda', self.device.index) if self.device.kind == 'cuda' else torch.device('cpu')
+
     def bring(self, component: Component) -> None:
         """Makes a component resident, at the cost of others that are not in use."""
         with self.lock:
@@ -35,16 +44,66 @@ class Room:
                 if shortage is None:
                     return
                 # Outside the handler: it would keep the frames of the failure, and what they hold, alive.
-                if not self._give_way(shortage.required_bytes - shortage.available_bytes, component):
+                if not self.make(shortage.required_bytes - shortage.available_bytes, component):
                     try:
                         raise shortage
                     finally:
                         del shortage  # it holds this frame, which holds it
 
-    def make(self, nbytes: int, keep: Component) -> bool:
-        """Evicts others until about `nbytes` more are free; False if nothing could go."""
+    def free_bytes(self, keep: Component | None = None) -> int:
+        """What models can have: free, cached by torch, and with `keep` what others could make way with for it."""
+        info, now = self.device.info(), reading(self.device)
+        held = info['resident_bytes'] + info['sentinel_bytes'] + info['poisoned_bytes']
+        free = info['total_bytes'] - info['used_bytes'] + info['spare_bytes'] + (now.cached_bytes if now else 0)
+        others = sum(one.resident_bytes for one in self._victims(keep)) if keep is not None else 0
+        return int(min(free, info['limit_bytes'] - held)) + others
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether so much more fits beside all that is there now; torch's cache is given back if that decides it."""
+        if self._free_bytes(nbytes) >= nbytes:
+            return True
+        return self.give_back() and self._free_bytes(nbytes) >= nbytes
+
+    def _free_bytes(self, nbytes: int) -> int:
+        info = self.device.info()
+        held = info['resident_bytes'] + info['sentinel_bytes'] + info['poisoned_bytes']
+        granules = -(-nbytes // info['granule_bytes']) * info['granule_bytes']
+        free = min(info['limit_bytes'] - held, info['total_bytes'] - info['used_bytes'] + info['spare_bytes'])
+        return free - (granules - nbytes)
+
+    def give_back(self) -> bool:
+        """Gives the driver back what torch has cached; False where it caches nothing."""
+        if self.device.kind != 'cuda':
+            return False
+        torch.cuda.current_stream(self.device.index).synchronize()
+        torch.cuda.empty_cache()
+        return True
+
+    def give_back_to(self, nbytes: int, keep: Component) -> bool:
+        """The same as a remedy: true if more is free than before."""
+        before = self._free_bytes(0)
+        return self.give_back() and self._free_bytes(0) > before
+
+    def bring_together(self, components: list[Component]) -> None:
+        """Brings components back side by side if there is room for all of them; each is still to be asked by itself."""
         with self.lock:
-            return self._give_way(nbytes, keep)
+            if sum(one.nbytes - one.resident_bytes for one in components) > self.free_bytes():
+                return
+            for task in [task for one in components for task in one.begin_to_restore()]:
+                with suppress(OutOfDeviceMemoryError):
+                    task.wait()
+
+    def make(self, nbytes: int, keep: Component) -> bool:
+        """Frees about `nbytes`: what torch only caches, else others have to leave. False if nothing could go."""
+        with self.lock:
+            return self.give_back_to(nbytes, keep) or self.give_way(nbytes, keep)
+
+    def make_for_call(self, component: Component) -> None:
+        """Before a call of a resident component: room for what the call takes, as far as others can leave."""
+        with self.lock:
+            now = reading(self.device)
+            if now is not None and (missing := component.working.begin(now)):
+                self.give_way(missing, component)
 
     def _try(self, component: Component) -> OutOfDeviceMemoryError | None:
         try:
@@ -53,12 +112,14 @@ class Room:
             return error.with_traceback(None)
         return None
 
-    def _give_way(self, nbytes: int, keep: Component) -> bool:
-        now = time.monotonic()
+    def _victims(self, keep: Component) -> list[Component]:
         wanted = keep.closure()
-        victims = [
-            one for one in self.components if one not in wanted and not one.is_in_use and one.resident_bytes > 0
-        ]
+        return [one for one in self.components if one not in wanted and not one.is_in_use and one.resident_bytes > 0]
+
+    def give_way(self, nbytes: int, keep: Component) -> bool:
+        """Evicts others until about `nbytes` more are free; False if nothing could go. With the lock held."""
+        now = time.monotonic()
+        victims = self._victims(keep)
 
         def cost(one: Component) -> tuple[bool, bool, float]:
             # A pipeline calls its components in turn: the one it used last is the one it needs again last. Of other
@@ -89,7 +150,7 @@ def room_of(device: Device | str) -> Room:
             if device not in _default_rooms:
                 if _context is None:
                     _context = Context()
-                room = Room(Device(_context, device))
+                room = Room(_open(_context, device))
                 _default_rooms[device] = room
                 _rooms[id(room.device)] = room
             return _default_rooms[device]
@@ -97,6 +158,16 @@ def room_of(device: Device | str) -> Room:
         if found is None or found.device is not device:
             found = _rooms[id(device)] = Room(device)
         return found
+
+
+def _open(context: Context, spec: str) -> Device:
+    """Opening takes memory for the sentinel: what torch only caches may have to go for it."""
+    try:
+        return Device(context, spec)
+    except OutOfDeviceMemoryError:
+        if not trim_all():
+            raise
+    return Device(context, spec)
 
 
 def is_anything_leased() -> bool:

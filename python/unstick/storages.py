@@ -9,7 +9,7 @@ bytes once, and what was the same storage still is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -22,12 +22,14 @@ from .walk import Found, all_tensors, refusal
 class Storage:
     """An old storage and the tensors that look at it."""
 
-    storage: torch.UntypedStorage
+    storage: torch.UntypedStorage | None
+    """None: let go."""
     address: int
     nbytes: int
     tensors: list[Found] = field(default_factory=list)
 
     def as_bytes(self, device: torch.device) -> torch.Tensor:
+        assert self.storage is not None
         return torch.empty(0, dtype=torch.uint8, device=device).set_(self.storage)
 
 
@@ -46,6 +48,11 @@ class Group:
     @property
     def tensors(self) -> list[Found]:
         return [found for storage in self.storages for found in storage.tensors]
+
+    def part(self, whole: torch.Tensor, storage: Storage) -> torch.Tensor:
+        """The bytes of one storage in those of all."""
+        at = storage.address - self.address
+        return whole[at : at + storage.nbytes]
 
     @property
     def name(self) -> str:
@@ -105,8 +112,51 @@ def move(group: Group, region: Region, offset: int, device: torch.device) -> Non
         raise
 
 
-def move_out(region: Region, device: torch.device) -> None:
-    """Lays every tensor of a region over memory of torch's own again."""
+def move_by_host(
+    places: list[tuple[Group, int]], region: Region, device: torch.device, bring: Callable[[], None]
+) -> None:
+    """As move(), where there is no room beside the old memory: the bytes wait on the host until that has gone.
+
+    `bring` gives the region memory. If it cannot, the tensors get memory of torch's own again, on the host at worst.
+    """
+    waiting = []
+    for group, offset in places:
+        whole = torch.empty(group.nbytes, dtype=torch.uint8)
+        with torch.no_grad():
+            for old in group.storages:
+                group.part(whole, old).copy_(old.as_bytes(device))
+        waiting.append((group, whole, torch.from_dlpack(region.tensor(offset, group.nbytes)), offset))
+    try:
+        for group, _, _, offset in waiting:
+            for old in group.storages:
+                new = torch.from_dlpack(region.tensor(offset + old.address - group.address, old.nbytes))
+                for found in old.tensors:
+                    point(found.tensor, new.untyped_storage())
+                old.storage = None
+        bring()
+        with torch.no_grad():
+            for _, whole, new, _ in waiting:
+                new.copy_(whole)
+    except BaseException:
+        for group, whole, _, _ in waiting:
+            try:
+                back = whole.to(device, copy=True)
+            except RuntimeError:
+                back = whole
+            _lay(group, back)
+        raise
+
+
+def _lay(group: Group, whole: torch.Tensor) -> None:
+    for old in group.storages:
+        # A storage of its own for each, over the same bytes.
+        new = torch.from_dlpack(group.part(whole, old)) if len(group.storages) > 1 else whole
+        for found in old.tensors:
+            point(found.tensor, new.untyped_storage())
+
+
+def move_out(region: Region, device: torch.device, is_readable: bool = True) -> None:
+    """Lays every tensor of a region over memory of torch's own again; unless readable there, from the backup."""
     start, end = region.address, region.address + region.info()['bytes']
     inside = [
         Found('', 'alias', tensor)
@@ -115,20 +165,22 @@ def move_out(region: Region, device: torch.device) -> None:
     ]
     for group in by_range(by_storage(inside)):
         whole = torch.empty(group.nbytes, dtype=torch.uint8, device=device)
-        for old in group.storages:
-            at = old.address - group.address
-            new = torch.from_dlpack(whole[at : at + old.nbytes]) if len(group.storages) > 1 else whole
-            with torch.no_grad():
-                new.copy_(old.as_bytes(device))
-            for found in old.tensors:
-                point(found.tensor, new.untyped_storage())
+        with torch.no_grad():
+            for old in group.storages:
+                if is_readable:
+                    contents = old.as_bytes(device)
+                else:
+                    raw = bytearray(region.read(old.address - start, old.nbytes))
+                    contents = torch.frombuffer(raw, dtype=torch.uint8)
+                group.part(whole, old).copy_(contents)
+        _lay(group, whole)
 
 
 def point(tensor: torch.Tensor, storage: torch.UntypedStorage) -> None:
     """Lays a tensor over a storage, at its own offset, shape and strides; the object stays the same."""
     # A subclass would see the assignment and might act on it. An inference tensor takes only another one.
     with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(tensor.is_inference()):
-        view = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        view = torch.empty(0, dtype=tensor.dtype, device=storage.device)
         view.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
         tensor.data = view
 

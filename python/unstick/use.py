@@ -9,10 +9,12 @@ taken by a thread that blocks (`with`), by an event loop (`async with`) or by an
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._unstick import CacheLease, Error, Request
 from .errors import busy, explained
@@ -22,6 +24,8 @@ from .sizes import record
 
 if TYPE_CHECKING:
     from .cache import Cache
+
+_T = TypeVar('_T')
 
 BUSY = -4
 
@@ -43,8 +47,9 @@ class Demand:
 
     def request(self, cache: Cache, changes: dict[str, Any]) -> Request:
         given = {**self.fields, **changes}
-        if self.components is not None:
-            given['components'] = self.components
+        components = self.components if self.components is not None else cache.part_of(self.key, self.fingerprint)
+        if components is not None:
+            given['components'] = components
         return cache.native.request(
             self.key, fingerprint=self.fingerprint, quantization=self.quantization, **given
         )
@@ -95,6 +100,9 @@ class Use:
         self._lease: CacheLease | None = None
         self._uses: list[Any] = []
         self._is_entered = False
+        self._request: Request | None = None
+        self.observe: Callable[[Use], None] | None = None
+        """Called between two steps, by whoever takes them; what it raises ends the way there."""
 
     def __repr__(self) -> str:
         state = 'in use' if self._lease is not None else self.result.get('outcome', 'not begun')
@@ -107,6 +115,10 @@ class Use:
             raise busy(f'{self.key} is not in use: enter the context first', 'use')
         return self._held.object
 
+    def progress(self) -> dict[str, Any]:
+        """How far the way is, as `result` will say in the end; between two steps of steps()."""
+        return self._request.result() if self._request is not None else self.result
+
     # --- the way there ---
 
     def steps(self) -> Steps:
@@ -116,16 +128,18 @@ class Use:
         for attempt in range(3):
             loading = Loading(demand.load or _no_loader, demand.key, (demand.model_id, demand.quantization),
                               demand.settings, cache.device)  # fmt: skip
-            request = demand.request(cache, changes)
+            request = self._request = demand.request(cache, changes)
             status, error = 1, None
             try:
                 yield from self._drive(request, loading)
                 status, error = request.status, request.error()
                 self.result = request.result()
+                cache.last_plan = {'key': demand.key, **self.result}
                 if error is None:
                     self._take(request, loading)
                     return
             finally:
+                self._request = None
                 request.close()
                 if status != 0:
                     loading.undo()
@@ -153,6 +167,8 @@ class Use:
         index = self.cache.device.index
         action = request.next()
         while action is not None:
+            if self.observe is not None:
+                self.observe(self)
             if action[0] == 'wait':
                 yield Wait(request, action[1])
                 action = request.next()
@@ -166,17 +182,23 @@ class Use:
                 action = request.next(status=reclaim.status, n_collected=reclaim.n_collected)
             else:
                 loading.old = self.cache.take_held(self.key)
+                loading.others = self.cache.regions()
                 yield loading
-                loading.register(request, self.cache, self._demand.fingerprint)
+                loading.register(
+                    request, self.cache, self._demand.fingerprint, has_choice=self._demand.components is not None
+                )
                 action = request.next(status=loading.status, text=loading.text)
 
     def _take(self, request: Request, loading: Loading) -> None:
         if loading.held is not None:
             record(self.key, self._demand.fingerprint, loading.held.nbytes)
+            self.cache.add_rest(self.key, loading.held)
         self._lease = request.take_lease()
         if self._lease is not None:
             self._held = self.cache.held(self.key)
-            self._uses = self._held.begin(self._demand.components)
+            self._uses = self._held.begin(
+                self._demand.components if self._demand.components is not None else self._held.part
+            )
         self.cache.wake()
 
     def _raise(self, error: Error | None, loading: Loading) -> None:
@@ -198,8 +220,8 @@ class Use:
 
     # --- the use ---
 
-    def end(self) -> None:
-        """Ends the use; leaving the context does."""
+    def end(self, stream: int | None = None) -> None:
+        """Ends the use; leaving the context does. `stream`: what it was used on, if not this thread's current one."""
         lease, self._lease = self._lease, None
         held, self._held = self._held, None
         if lease is None or held is None:
@@ -208,7 +230,7 @@ class Use:
         held.end(self._uses)
         self._uses = []
         self.cache.take_new(self.key, held)
-        stream = self.cache.current_stream()
+        stream = self.cache.current_stream() if stream is None else stream
         if stream is not None:
             lease.use_stream(stream)
         lease.end()
@@ -244,18 +266,16 @@ class Use:
 
     async def _arun(self) -> None:
         steps = self.steps()
+        pause = 0.002
+        stop = threading.Event()
         try:
-            for step in steps:
-                if isinstance(step, Wait):
-                    # A descriptor has one reader in a loop, and there may be several of us.
-                    await asyncio.sleep(min(step.seconds, 0.005))
-                    continue
-                work = asyncio.ensure_future(asyncio.to_thread(step))
-                try:
-                    await asyncio.shield(work)
-                except asyncio.CancelledError:
-                    await asyncio.wait([work])  # a thread cannot be stopped, and what it loads is ours to undo
-                    raise
+            while (wait := await in_thread(_advance, steps, stop, on_cancel=stop.set)) is not None:
+                # A descriptor has one reader in a loop, and there may be several of us.
+                await asyncio.sleep(min(wait.seconds, pause))
+                pause = min(pause * 1.5, 0.01)
+        except BaseException:
+            await in_thread(self.end, None)  # it may have been there already when the task was canceled
+            raise
         finally:
             steps.close()
 
@@ -268,7 +288,37 @@ class Use:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.end()
+        # What it was used on is this thread's stream; what came anew is looked for in another one.
+        await in_thread(self.end, self.cache.current_stream())
+
+
+def _advance(steps: Steps, stop: threading.Event) -> Wait | None:
+    """What is to be done until there is something to wait for."""
+    for step in steps:
+        if isinstance(step, Wait):
+            return step
+        step()
+        if stop.is_set():
+            steps.close()
+    return None
+
+
+async def in_thread(
+    function: Callable[..., _T], *arguments: Any, on_cancel: Callable[[], None] | None = None
+) -> _T:
+    """As asyncio.to_thread(), but a canceled task waits: a thread cannot be stopped, and what it holds is ours."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        if on_cancel is not None:
+            on_cancel()
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # said to nobody, and so not missed
+        raise
 
 
 def _no_loader(model_id: str, quantization: str, **_: Any) -> Any:

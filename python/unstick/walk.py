@@ -23,11 +23,13 @@ from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ._unstick import instances
+from .guards import Guard
 
 Kind = Literal['parameter', 'buffer', 'state', 'alias']
 
 _ATOMS = frozenset({
     bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type, range, slice,
+    Guard,
 })  # fmt: skip
 
 _ENDS = (

@@ -111,9 +111,13 @@ bool usk_flow_lease(struct unstick_request *request)
         request->phase = USK_REQUEST_OVER;
     } else if ((r == UNSTICK_NOT_RESIDENT || r == UNSTICK_BUSY) && !request->has_host_loaded &&
                request->n_shortages++ < END_MAX_SHORTAGES) {
-        /* Somebody moved a region past the cache. */
+        /* Somebody moved a region past the cache, or moves it now: that ends by itself. */
         usk_moves_finish(request, false);
         request->phase = USK_REQUEST_LOOK;
+        usk_cache_lock(cache);
+        if (r == UNSTICK_BUSY)
+            usk_flow_begin_waiting(request, UNSTICK_WAIT_RECLAIM);
+        usk_cache_unlock(cache);
     } else {
         usk_flow_fail(request, usk_error_set(&request->error, r, 0, "unstick_cache_request",
                                          "%s was brought, and is not there any more: %s", request->entry->key,

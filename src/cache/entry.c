@@ -65,8 +65,8 @@ struct usk_component *usk_entry_component(struct usk_entry *entry, const char *n
 
 bool usk_entry_add(struct usk_entry *entry, struct usk_component *component)
 {
-    struct usk_component **components = realloc(
-        entry->components, (entry->n_components + 1) * sizeof(struct usk_component *));
+    struct usk_component **components =
+        realloc(entry->components, (entry->n_components + 1) * sizeof(struct usk_component *));
 
     if (!components)
         return false;

@@ -91,8 +91,7 @@ void usk_flow_stop_waiting(struct unstick_request *request)
     usk_cache_unlock(request->cache);
 }
 
-/* [lock] */
-static void flow_begin_waiting(struct unstick_request *request, enum unstick_wait wait)
+void usk_flow_begin_waiting(struct unstick_request *request, enum unstick_wait wait)
 {
     bool is_new = !request->wait_since_ns || request->wait != wait;
 
@@ -195,7 +194,7 @@ static enum look flow_block(struct unstick_request *request, enum unstick_wait w
                                                                                            : UNSTICK_BUSY;
 
     if (!request_is_overdue(request)) {
-        flow_begin_waiting(request, wait);
+        usk_flow_begin_waiting(request, wait);
         return LOOK_BLOCKED;
     }
     if (request->kind == USK_REQUEST_PREFETCH) {
@@ -223,7 +222,7 @@ static enum look flow_look_locked(struct unstick_request *request)
     /* That ends by itself, and soon: even who never waits for memory waits for it. */
     if (look_is_moving(request) && request->kind != USK_REQUEST_PREFETCH &&
         request->n_patience++ < FLOW_MAX_PATIENCE) {
-        flow_begin_waiting(request, UNSTICK_WAIT_RECLAIM);
+        usk_flow_begin_waiting(request, UNSTICK_WAIT_RECLAIM);
         return LOOK_BLOCKED;
     }
     if (look_is_moving(request))
@@ -256,7 +255,7 @@ static bool flow_look(struct unstick_request *request)
 static enum usk_request_phase plan_reclaim_first(struct unstick_request *request)
 {
     const struct unstick_plan *plan = &request->plan;
-    bool is_seed = request->cache->options.strategy == UNSTICK_RECLAIM_SEED;
+    bool is_seed = usk_request_strategy(request) == UNSTICK_RECLAIM_SEED;
 
     if (request->has_reclaimed || (plan->verdict == UNSTICK_VERDICT_REFUSED && !plan->short_bytes))
         return USK_REQUEST_OVER;
@@ -335,11 +334,11 @@ static void flow_carry_out(struct unstick_request *request)
         return;
     }
     if (plan->verdict == UNSTICK_VERDICT_WAIT) {
-        flow_begin_waiting(request, plan->wait);
+        usk_flow_begin_waiting(request, plan->wait);
         return;
     }
     if (plan->verdict == UNSTICK_VERDICT_REFUSED && flow_is_premature(request)) {
-        flow_begin_waiting(request, UNSTICK_WAIT_RECLAIM);
+        usk_flow_begin_waiting(request, UNSTICK_WAIT_RECLAIM);
         return;
     }
     if (plan_reclaim_first(request) == USK_REQUEST_RECLAIM)

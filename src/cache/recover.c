@@ -45,7 +45,7 @@ int usk_recover_begin(struct unstick_request *request)
     struct unstick_reclaim_options options = {
         .size = sizeof(options),
         .target_bytes = usk_max(recover_target(request), 1),
-        .strategy = cache->options.strategy,
+        .strategy = usk_request_strategy(request),
         .flags = cache->options.reclaim_flags,
         .cannot = recover_cannot(cache),
         .chunk_ms = cache->options.chunk_ms,

@@ -63,7 +63,7 @@ static void report_entry(const struct usk_entry *entry, struct unstick_cache_ent
     for (size_t i = 0; i < entry->n_components; i++) {
         struct unstick_region_info region = usk_component_info(entry->components[i]);
 
-        info->bytes += entry->components[i]->bytes;
+        info->bytes += entry->components[i]->bytes - usk_min(region.dead_bytes, entry->components[i]->bytes);
         info->resident_bytes += region.resident_bytes;
         info->pinned_bytes += region.pinned_bytes;
         info->pageable_bytes += region.pageable_bytes;
@@ -77,7 +77,7 @@ static void report_component(const struct usk_component *component, struct unsti
     struct unstick_region_info region = usk_component_info(component);
 
     *info = (struct unstick_cache_component_info){
-        .bytes = component->bytes,
+        .bytes = component->bytes - usk_min(region.dead_bytes, component->bytes),
         .resident_bytes = region.resident_bytes,
         .pinned_bytes = region.pinned_bytes,
         .pageable_bytes = region.pageable_bytes,

@@ -90,6 +90,11 @@ static int request_copy_layouts(struct unstick_request *request, const struct un
     return UNSTICK_OK;
 }
 
+enum unstick_reclaim_strategy usk_request_strategy(const struct unstick_request *request)
+{
+    return request->demand.flags & UNSTICK_DEMAND_SEED ? UNSTICK_RECLAIM_SEED : request->cache->options.strategy;
+}
+
 static int request_copy(struct unstick_request *request, const struct unstick_cache_demand *demand,
                         struct unstick_error *error)
 {

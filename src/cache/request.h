@@ -73,6 +73,7 @@ struct usk_view {
     struct usk_entry **real_entries;         /* which entry each one is */
     struct usk_component **real_components;  /* likewise; NULL: a claim */
     size_t n_entries_allocated, n_components_allocated, n_components;
+    int64_t claimed_bytes;                   /* for loads of hosts, beside the balances of requests */
 };
 
 struct unstick_request {
@@ -140,6 +141,7 @@ bool usk_requests_are_loading(struct unstick_cache *cache, uint64_t holder, cons
 /* One turn of the machine; true: go on at once. Else ret_action is filled in, or it is over. */
 bool usk_request_advance(struct unstick_request *request, struct unstick_request_action *ret_action);
 void usk_request_destroy(struct unstick_request *request);
+enum unstick_reclaim_strategy usk_request_strategy(const struct unstick_request *request);
 bool usk_request_wants(const struct unstick_request *request, const char *name);
 bool usk_request_may_wait(const struct unstick_request *request);
 
@@ -151,6 +153,8 @@ void usk_requests_tend(struct unstick_cache *cache, uint64_t now_ns);
 /* Notes the first thing that went wrong and turns to the way out. */
 void usk_flow_fail(struct unstick_request *request, int status);
 bool usk_flow_is_canceled(struct unstick_request *request);
+/* [lock] Comes again when something has changed, or after a while. */
+void usk_flow_begin_waiting(struct unstick_request *request, enum unstick_wait wait);
 void usk_flow_stop_waiting(struct unstick_request *request);
 /* Fills in when to come again; false. */
 bool usk_flow_wait_for_tasks(struct unstick_request *request, struct unstick_request_action *ret_action);

@@ -132,27 +132,55 @@ static enum unstick_tier info_tier(const struct unstick_region_info *info)
     return info->file_bytes ? UNSTICK_TIER_FILE : UNSTICK_TIER_AUTO;
 }
 
+static const struct usk_component *entry_sharer(const struct usk_entry *entry, const struct usk_component *component)
+{
+    for (size_t i = 0; i < entry->n_components; i++) {
+        if (entry->components[i]->region == component->region)
+            return entry->components[i];
+    }
+    return NULL;
+}
+
+/*
+ * One region may belong to several entries: a text encoder that two pipelines share. It is there once, so it counts
+ * once: for the entry that is asked for, where its absence costs something, else for the first that has it.
+ */
+static bool view_counts(const struct usk_view *view, const struct usk_entry *entry,
+                        const struct usk_component *component, const struct unstick_request *request)
+{
+    if (!component->region || entry == request->entry)
+        return true;
+    if (request->entry && entry_sharer(request->entry, component))
+        return false;
+    for (size_t i = 0; i < view->n_components; i++) {
+        if (view->real_components[i] && view->real_components[i]->region == component->region)
+            return false;
+    }
+    return true;
+}
+
 /* Adds one component; returns by how much what is under way will change what is free. */
-static int64_t view_add_component(struct usk_view *view, struct usk_component *component)
+static int64_t view_add_component(struct usk_view *view, struct usk_component *component, bool is_counted)
 {
     int64_t freed;
 
     struct unstick_region_info info = usk_component_info(component);
     uint64_t backed = info.pinned_bytes + info.pageable_bytes + info.file_bytes;
-    uint64_t resident = usk_min(usk_component_future(component, info.resident_bytes), component->bytes);
+    uint64_t bytes = is_counted ? component->bytes - usk_min(info.dead_bytes, component->bytes) : 0;
+    uint64_t resident = usk_min(usk_component_future(component, info.resident_bytes), bytes);
 
     view->components[view->n_components] = (struct unstick_snapshot_component){
         .name = component->name,
-        .bytes = component->bytes,
+        .bytes = bytes,
         .resident_bytes = resident,
-        .unbacked_bytes = usk_min(component->bytes - usk_min(backed, component->bytes), resident),
+        .unbacked_bytes = usk_min(bytes - usk_min(backed, bytes), resident),
         .tier = info_tier(&info),
         /* A region may also be leased by the host, past the cache. */
         .n_leases = component->n_leases > info.n_leases ? component->n_leases : info.n_leases,
     };
     view->rival.lru_bytes[view->n_components] = component->lru_bytes;
     view->real_components[view->n_components++] = component;
-    freed = (int64_t)info.resident_bytes - (int64_t)resident;
+    freed = is_counted ? (int64_t)info.resident_bytes - (int64_t)resident : 0;
     if (component->mover)
         component->mover->balance_bytes += freed;
     return freed;
@@ -183,10 +211,13 @@ static int64_t view_add_entry(struct usk_view *view, struct usk_entry *entry, co
     int64_t freed = 0;
 
     for (size_t i = 0; i < entry->n_components; i++)
-        freed += view_add_component(view, entry->components[i]);
+        freed += view_add_component(view, entry->components[i],
+                                    view_counts(view, entry, entry->components[i], request));
     if (is_other_loading && entry->claim_bytes) {
         freed += view_add_claim(view, entry->claim_bytes);
-        entry->loader->balance_bytes -= (int64_t)entry->claim_bytes;
+        /* In full, although some of it may still be leaving for it: what a region publishes of that is a step older
+         * than the accounts, and a host that finds a granule too little has no second try. */
+        view->claimed_bytes += (int64_t)entry->claim_bytes;
     }
     if (view->n_components == first)
         return 0;
@@ -207,14 +238,14 @@ static int64_t view_add_entry(struct usk_view *view, struct usk_entry *entry, co
 }
 
 /* Of what is free now, only what nobody claims; of what will be free, the rest is on its way. */
-static void view_foresee(struct usk_view *view, int64_t freed_bytes, int64_t claimed_bytes)
+static void view_foresee(struct usk_view *view, int64_t freed_bytes)
 {
     struct unstick_reading *reading = &view->reading;
     int64_t free_now = (int64_t)(reading->free_bytes + reading->spare_bytes);
-    int64_t free_then = free_now + freed_bytes, free_shown = free_now - claimed_bytes, taken;
+    int64_t free_then = free_now + freed_bytes, free_shown = free_now - view->claimed_bytes, taken;
 
     /* Spares belong to whoever waits for them; nobody does if nothing is under way. */
-    if (!freed_bytes && !claimed_bytes)
+    if (!freed_bytes && !view->claimed_bytes)
         return;
     free_then = free_then < 0 ? 0 : free_then;
     free_shown = free_shown < 0 ? 0 : free_shown;
@@ -254,12 +285,14 @@ static uint64_t cache_first_ticket(const struct unstick_cache *cache)
     return first;
 }
 
-static void view_see_host(struct usk_view *view, struct unstick_cache *cache)
+static void view_see_host(struct usk_view *view, struct unstick_cache *cache, uint64_t limit_bytes)
 {
     struct unstick_context_info info = { .size = sizeof(info) };
     uint64_t used, left, yields = 0;
 
     unstick_context_info(cache->ctx, &info);
+    if (limit_bytes)
+        info.host_limit_bytes = usk_min(info.host_limit_bytes, limit_bytes);
     used = info.host_pinned_bytes + info.host_pageable_bytes + info.host_ring_bytes;
     left = info.host_limit_bytes - usk_min(info.host_limit_bytes, used);
     /* What is resident, or can be loaded again, gives its host memory up for what cannot. */
@@ -277,13 +310,13 @@ static void view_see_host(struct usk_view *view, struct unstick_cache *cache)
 }
 
 /* Entries alone, as they are now; returns by how much what is under way will change what is free. */
-static int view_fill_entries(struct unstick_request *request, int64_t *ret_freed, int64_t *ret_claimed)
+static int view_fill_entries(struct unstick_request *request, int64_t *ret_freed)
 {
     struct unstick_cache *cache = request->cache;
     struct usk_view *view = &request->view;
     size_t n_components = cache->n_entries + 1;
     uint64_t *lru_bytes;
-    int64_t freed = 0, claimed = 0;
+    int64_t freed = 0;
 
     for (size_t i = 0; i < cache->n_entries; i++)
         n_components += cache->entries[i]->n_components;
@@ -293,10 +326,12 @@ static int view_fill_entries(struct unstick_request *request, int64_t *ret_freed
     view->rival = cache->rival;
     view->rival.lru_bytes = lru_bytes;
     view->n_components = 0;
+    view->claimed_bytes = 0;
     view->snapshot = (struct unstick_snapshot){
         .size = sizeof(view->snapshot),
         .entries = view->entries,
         .granule_bytes = cache->granule_bytes,
+        .limit_bytes = request->demand.limit_bytes,
         .policy = cache->options.policy,
         .turn = cache->turn,
         .first_ticket = cache_first_ticket(cache),
@@ -308,9 +343,8 @@ static int view_fill_entries(struct unstick_request *request, int64_t *ret_freed
     for (size_t i = 0; i < cache->n_entries; i++)
         freed += view_add_entry(view, cache->entries[i], request);
     for (struct unstick_request *other = cache->requests; other; other = other->next)
-        claimed -= other->balance_bytes < 0 ? other->balance_bytes : 0;
+        view->claimed_bytes -= other->balance_bytes < 0 ? other->balance_bytes : 0;
     *ret_freed = freed;
-    *ret_claimed = claimed;
     return UNSTICK_OK;
 }
 
@@ -318,18 +352,18 @@ static int view_fill(struct unstick_request *request, const struct unstick_readi
 {
     struct unstick_cache *cache = request->cache;
     struct usk_view *view = &request->view;
-    int64_t freed, claimed;
+    int64_t freed;
     int r;
 
     /* The accounts before the regions: what leaves in between is promised by neither. */
     view->reading = *reading;
     view_catch_up(view, cache->dev);
-    r = view_fill_entries(request, &freed, &claimed);
+    r = view_fill_entries(request, &freed);
     if (r < 0)
         return r;
     view->snapshot.reading = &view->reading;
-    view_foresee(view, freed, claimed);
-    view_see_host(view, cache);
+    view_foresee(view, freed);
+    view_see_host(view, cache, request->demand.host_limit_bytes);
     return UNSTICK_OK;
 }
 
@@ -438,14 +472,14 @@ void usk_request_note_hit(struct unstick_request *request)
                                  .stale_entry = UNSTICK_NO_ENTRY };
     const struct usk_entry *entry = request->entry;
     bool is_missed = false;
-    int64_t freed, claimed;
+    int64_t freed;
 
     /* A hit in the shadow too changes nothing: that is the hit that has to be fast. */
     for (size_t i = 0; i < entry->n_components; i++)
         is_missed |= usk_request_wants(request, entry->components[i]->name) &&
                      entry->components[i]->lru_bytes < entry->components[i]->bytes;
     if (!is_missed || request->is_noted || request->cache->options.policy != UNSTICK_POLICY_COST ||
-        view_fill_entries(request, &freed, &claimed) < 0)
+        view_fill_entries(request, &freed) < 0)
         return;
     while (request->view.real_entries[plan.entry] != entry)
         plan.entry++;

@@ -133,9 +133,9 @@ int usk_hibernate_call(const struct usk_cuda_driver *driver, const struct usk_ta
     USK_CLEANUP(call_unrefp) struct call *call = NULL;
     int r = call_start(driver, target->pid, what, &call, error);
 
-    if (r == UNSTICK_OK)
+    if (r == UNSTICK_OK && call)
         r = call_wait(call, target, what, error);
-    if (r < 0)
+    if (r < 0 || !call)
         return r;
     *ret_result = call->result;
     if (ret_state)

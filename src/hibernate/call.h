@@ -19,7 +19,7 @@ struct usk_hibernate_call {
  * limit. In both the call is left to itself: its thread ends when the driver lets it.
  */
 int usk_hibernate_call(const struct usk_cuda_driver *driver, const struct usk_target *target,
-                       const struct usk_hibernate_call *call, usk_cu_result *ret_result, int *ret_state,
+                       const struct usk_hibernate_call *what, usk_cu_result *ret_result, int *ret_state,
                        struct unstick_error *error);
 
 #endif

@@ -50,6 +50,11 @@ struct unstick_monitor *unstick_monitor_free(struct unstick_monitor *monitor)
     return NULL;
 }
 
+bool usk_monitor_used_bytes(struct unstick_monitor *monitor, const char *uuid, uint64_t *ret_bytes)
+{
+    return monitor && monitor->nvml && usk_nvml_used(monitor->nvml, uuid, ret_bytes, NULL) == UNSTICK_OK;
+}
+
 void usk_monitor_processes(struct unstick_monitor *monitor, const char *uuid, struct unstick_reading *reading)
 {
     struct usk_holder holders[USK_HOLDERS_MAX];

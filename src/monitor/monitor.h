@@ -51,8 +51,8 @@ int usk_nvml_driver_version(struct usk_nvml *nvml, char *text, size_t size, stru
 int usk_nvml_holders(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
                      size_t *ret_n, struct unstick_error *error);
 
-/* The same, and what this process holds there; *ret_own_bytes is 0 if it is not listed, which means that the list is
- * in the numbers of another PID namespace, or that it holds nothing; UINT64_MAX if the amount is unknown. */
+/* usk_nvml_holders(), and what this process holds there; *ret_own_bytes is 0 if it is not listed, which means that the
+ * list is in the numbers of another PID namespace, or that it holds nothing; UINT64_MAX if the amount is unknown. */
 int usk_nvml_processes(struct usk_nvml *nvml, const char *uuid, struct usk_holder holders[USK_HOLDERS_MAX],
                        size_t *ret_n, uint64_t *ret_own_bytes, struct unstick_error *error);
 
@@ -84,6 +84,8 @@ int usk_nvml_virtualization(struct usk_nvml *nvml, const char *uuid, enum usk_nv
 
 /* As unstick_monitor_new(), with another NVML; NULL for the driver's own. */
 int usk_monitor_new(const char *nvml, struct unstick_monitor **ret_monitor, struct unstick_error *error);
+/* What of a GPU is in use; false if it is unknown. */
+bool usk_monitor_used_bytes(struct unstick_monitor *monitor, const char *uuid, uint64_t *ret_bytes);
 /* Adds the other processes on a GPU to a reading, if they are known. */
 void usk_monitor_processes(struct unstick_monitor *monitor, const char *uuid, struct unstick_reading *reading);
 

@@ -158,10 +158,10 @@ int unstick_device_close(struct unstick_device *dev, struct unstick_error *error
     ctx = dev->ctx;
     if (usk_context_is_forked(ctx))
         return usk_context_fail_forked(error);
+    usk_region_reap_all(dev, false);
     usk_baton_take(ctx);
-    usk_region_reap(dev, UINT64_MAX);
     usk_context_lock(ctx);
-    is_used = dev->regions;
+    is_used = dev->regions || dev->dead;
     if (!is_used)
         device_unlink(dev);
     usk_context_unlock(ctx);

@@ -191,6 +191,8 @@ static int read_pieces(struct unstick_region *region, uint64_t offset, char *to,
         r = from ? write_piece(region, offset + at, from + at, n, error)
                  : read_piece(region, offset + at, to + at, n, error);
     }
+    if (r == UNSTICK_DEVICE_LOST)
+        atomic_store(&region->dev->is_lost, true);
     read_unhold(region);
     return r;
 }

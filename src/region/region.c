@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -17,6 +18,8 @@
 #define REGION_ALIGN_BYTES 512
 /* Granules covered per turn with the baton, so that a step never waits long for a large region to be made. */
 #define REGION_GRANULES_PER_TURN 16
+/* How often a driver is asked for a fence that fails, before the region ends without one. */
+#define REGION_MAX_FENCES 16
 
 uint64_t usk_region_granule_bytes(const struct unstick_region *region, uint32_t index)
 {
@@ -43,6 +46,9 @@ static void census_add(struct usk_census *census, const struct usk_granule *gran
     census->n_evicted += granule->place == USK_PLACE_EVICTED;
     census->n_poisoned += granule->place == USK_PLACE_POISONED;
     census->n_bare += granule->is_bare;
+    census->n_dead += granule->place == USK_PLACE_DEAD;
+    if (granule->place == USK_PLACE_DEAD)
+        census->dead_bytes += bytes;
     if (!granule->blob)
         return;
     if (granule->blob->tier == UNSTICK_TIER_PINNED)
@@ -73,9 +79,12 @@ enum unstick_region_state usk_region_state(const struct unstick_region *region)
         return UNSTICK_REGION_REVOKED;
     if (census->n_poisoned)
         return UNSTICK_REGION_POISONED;
+    /* Of one in which all is dead nothing is missing. */
+    if (census->n_dead && census->n_dead == census->n_granules)
+        return UNSTICK_REGION_RESIDENT;
     if (!census->n_resident && !census->n_evicted)
         return UNSTICK_REGION_EMPTY;
-    if (census->n_resident == census->n_granules)
+    if (census->n_resident == census->n_granules - census->n_dead)
         return UNSTICK_REGION_RESIDENT;
     return census->n_resident ? UNSTICK_REGION_PARTIAL : UNSTICK_REGION_EVICTED;
 }
@@ -119,32 +128,79 @@ static void region_end_granule(struct unstick_region *region, uint32_t index, bo
     *granule = (struct usk_granule){ .is_bare = true };
 }
 
-/*
- * [baton] Takes everything away and frees the region; false: not all of it yet. Without a device there is nothing to
- * give back but our own.
- */
-static bool region_end(struct unstick_region *region, uint64_t deadline_ns)
+static bool region_has_physical(const struct unstick_region *region)
+{
+    for (uint32_t i = 0; i < region->n_reserved; i++) {
+        if (region->granules[i].physical)
+            return true;
+    }
+    return false;
+}
+
+int usk_region_poll_quiet(struct unstick_region *region)
+{
+    struct usk_device *driver = region->dev->driver;
+    int r = usk_region_poll_fences(region, NULL);
+
+    if (r != UNSTICK_OK || region->has_been_leased)
+        return r;
+    if (!region->has_last_fence)
+        r = driver->ops->fence_device(driver, &region->last_fence, NULL);
+    if (r < 0)
+        return r;
+    r = usk_device_poll(driver, region->last_fence, NULL);
+    region->has_last_fence = r == UNSTICK_PENDING;
+    return r;
+}
+
+/* The last reference says that nobody will launch work on the region any more. What was launched may still run, and
+ * unmapping does not wait for it. */
+static enum usk_reap region_quieten(struct unstick_region *region)
+{
+    int r;
+
+    if (region->is_quiet || atomic_load(&region->dev->is_lost) || !region_has_physical(region))
+        return USK_REAP_DONE;
+    r = usk_region_poll_quiet(region);
+    if (r == UNSTICK_BUSY)
+        return USK_REAP_BLOCKED;
+    if (r == UNSTICK_PENDING ||
+        (r < 0 && r != UNSTICK_DEVICE_LOST && ++region->n_fence_failures < REGION_MAX_FENCES))
+        return USK_REAP_WAITING;
+    region->is_quiet = true;
+    return USK_REAP_DONE;
+}
+
+/* [baton] Takes everything away and frees the region, unless there is reason not to do so yet. Without a device there
+ * is nothing to give back but our own. */
+static enum usk_reap region_end(struct unstick_region *region, uint64_t deadline_ns)
 {
     const struct usk_device_ops *ops = region->dev->driver->ops;
-    /* A device that was given up may not have been lost: copies that nobody could wait for may still run. */
-    bool is_quiet = !atomic_load(&region->dev->is_lost) || usk_device_settle(region->dev);
+    enum usk_reap reap = region_quieten(region);
+    bool is_quiet;
 
+    if (reap != USK_REAP_DONE)
+        return reap;
+    /* A device that was given up may not have been lost: copies that nobody could wait for may still run. */
+    is_quiet = !atomic_load(&region->dev->is_lost) || usk_device_settle(region->dev);
     while (region->n_ended < region->n_reserved) {
         region_end_granule(region, region->n_ended++, is_quiet);
         if (usk_clock_now_ns() > deadline_ns)
-            return false;
+            return USK_REAP_MORE;
     }
     /* Addresses with something left in them stay reserved for the life of the process. */
     if (!region->has_leftovers)
         ops->unreserve(region->dev->driver, region->address, region->reserve_bytes, NULL);
     for (size_t i = 0; i < region->n_fences; i++)
         usk_device_drop(region->dev->driver, region->fences[i]);
+    if (region->has_last_fence)
+        usk_device_drop(region->dev->driver, region->last_fence);
     usk_arena_free(region->arena);
     usk_backing_free(region->backing);
     free(region->fences);
     free(region->granules);
     free(region);
-    return true;
+    return USK_REAP_DONE;
 }
 
 /* [lock] */
@@ -166,24 +222,58 @@ static void region_bury(struct unstick_region *region)
     region->dev->dead = region;
 }
 
-bool usk_region_reap(struct unstick_device *dev, uint64_t deadline_ns)
+enum usk_reap usk_region_reap(struct unstick_device *dev, uint64_t deadline_ns)
 {
-    for (;;) {
-        struct unstick_region *region;
+    enum usk_reap result = USK_REAP_DONE;
+    struct unstick_region *dead;
 
+    usk_context_lock(dev->ctx);
+    dead = dev->dead;
+    dev->dead = NULL;
+    usk_context_unlock(dev->ctx);
+    while (dead) {
+        struct unstick_region *region = dead;
+        enum usk_reap reap;
+
+        dead = region->next;
+        reap = result == USK_REAP_MORE ? USK_REAP_MORE : region_end(region, deadline_ns);
+        if (reap == USK_REAP_DONE)
+            continue;
+        /* In a step time counts first; who waits for all of them waits as long as there is something to wait for. */
+        result = reap == USK_REAP_MORE || result == USK_REAP_DONE || reap == USK_REAP_WAITING ? reap : result;
         usk_context_lock(dev->ctx);
-        region = dev->dead;
-        if (region)
-            dev->dead = region->next;
+        region_bury(region);
         usk_context_unlock(dev->ctx);
-        if (!region)
-            return true;
-        if (!region_end(region, deadline_ns)) {
-            usk_context_lock(dev->ctx);
-            region_bury(region);
-            usk_context_unlock(dev->ctx);
-            return false;
+    }
+    return result;
+}
+
+/* [baton] */
+static void region_force_dead(struct unstick_device *dev)
+{
+    usk_context_lock(dev->ctx);
+    for (struct unstick_region *region = dev->dead; region; region = region->next)
+        region->is_quiet = true;
+    usk_context_unlock(dev->ctx);
+}
+
+enum usk_reap usk_region_reap_all(struct unstick_device *dev, bool is_forced)
+{
+    const struct timespec pause = { .tv_nsec = 20000 };
+
+    for (;;) {
+        enum usk_reap reap;
+
+        usk_baton_take(dev->ctx);
+        reap = usk_region_reap(dev, UINT64_MAX);
+        if (reap == USK_REAP_BLOCKED && is_forced) {
+            region_force_dead(dev);
+            reap = USK_REAP_WAITING;
         }
+        usk_baton_give(dev->ctx);
+        if (reap != USK_REAP_WAITING)
+            return reap;
+        nanosleep(&pause, NULL);
     }
 }
 
@@ -322,11 +412,9 @@ struct unstick_region *unstick_region_unref(struct unstick_region *region)
     if (!region || usk_context_is_forked(region->dev->ctx))
         return NULL;
     dev = region->dev;
-    if (region_drop(region)) {
-        usk_baton_take(dev->ctx);
-        usk_region_reap(dev, UINT64_MAX);
-        usk_baton_give(dev->ctx);
-    }
+    /* What is blocked by a capture ends in a later step: the thread that captures may be this one. */
+    if (region_drop(region))
+        usk_region_reap_all(dev, false);
     return NULL;
 }
 
@@ -390,6 +478,8 @@ int unstick_region_info(struct unstick_region *region, struct unstick_region_inf
         .n_evicted = region->census.n_evicted,
         .n_poisoned = region->census.n_poisoned,
         .n_bare = region->census.n_bare,
+        .n_dead = region->census.n_dead,
+        .dead_bytes = region->census.dead_bytes,
         .resident_bytes = region->census.resident_bytes,
         .pinned_bytes = region->census.pinned_bytes,
         .pageable_bytes = region->census.pageable_bytes,

@@ -27,6 +27,7 @@ enum usk_place {
     USK_PLACE_RESIDENT, /* in `physical`; `blob`, if any, may be out of date */
     USK_PLACE_EVICTED,  /* in `blob` only; the sentinel lies under it */
     USK_PLACE_POISONED, /* contents unknown, or the address cannot be mapped */
+    USK_PLACE_DEAD,     /* nobody refers to it any more; the sentinel lies under it */
 };
 
 struct usk_granule {
@@ -38,8 +39,8 @@ struct usk_granule {
 
 /* How much of a region is where, for readers without the baton. */
 struct usk_census {
-    uint32_t n_granules, n_resident, n_evicted, n_poisoned, n_bare;
-    uint64_t resident_bytes, pinned_bytes, pageable_bytes, file_bytes;
+    uint32_t n_granules, n_resident, n_evicted, n_poisoned, n_bare, n_dead;
+    uint64_t resident_bytes, pinned_bytes, pageable_bytes, file_bytes, dead_bytes;
 };
 
 /*
@@ -57,6 +58,10 @@ struct unstick_region {
     uint32_t n_reserved;          /* granules that cover reserve_bytes */
     uint32_t n_ended;             /* baton; without references: granules that are gone */
     bool has_leftovers;           /* and some of them are not */
+    bool is_quiet;                /* baton; without references: nothing on the device uses its memory any more */
+    bool has_last_fence;          /* baton: usk_region_poll_quiet() waits for it */
+    uint64_t last_fence;
+    unsigned int n_fence_failures;
     struct usk_granule *granules; /* baton; n_reserved of them */
     struct usk_arena *arena;      /* baton: made by the first backup into host memory */
     struct usk_backing *backing;  /* baton: the files it was loaded from, while blobs refer to them */
@@ -96,8 +101,24 @@ enum unstick_region_state usk_region_state(const struct unstick_region *region);
 
 /* As unstick_region_unref(), for a holder of the baton: the end itself is left to usk_region_reap(). */
 void usk_region_unref_in_step(struct unstick_region *region);
-/* [baton] Ends the regions without references, a granule at least; false: the time was up before all were ended. */
-bool usk_region_reap(struct unstick_device *dev, uint64_t deadline_ns);
+/*
+ * [baton] Before memory is taken away that somebody may have used: UNSTICK_OK once what was launched on the region has
+ * passed. The streams of ended leases have to, as before an eviction, or all work on the device if the region was never
+ * leased. UNSTICK_BUSY: the device takes no fence now, as a stream is being captured.
+ */
+int usk_region_poll_quiet(struct unstick_region *region);
+
+enum usk_reap {
+    USK_REAP_DONE,    /* there is no region left without references */
+    USK_REAP_MORE,    /* the time was up before all were ended */
+    USK_REAP_WAITING, /* what was launched on one of them has not passed yet */
+    USK_REAP_BLOCKED, /* the device takes no fence now, as a stream of the program is being captured */
+};
+
+/* [baton] Ends the regions without references, as far as it can without waiting. */
+enum usk_reap usk_region_reap(struct unstick_device *dev, uint64_t deadline_ns);
+/* Takes the baton, and waits for what is WAITING. is_forced: for what is BLOCKED no longer. */
+enum usk_reap usk_region_reap_all(struct unstick_device *dev, bool is_forced);
 
 /*
  * True if every invariant that can be checked from outside holds, with the accounts of its device. For tests. [baton]

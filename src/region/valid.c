@@ -14,6 +14,8 @@ static bool granule_is_valid(const struct unstick_region *region, uint32_t index
     switch (granule->place) {
     case USK_PLACE_EMPTY:
         return !granule->blob;
+    case USK_PLACE_DEAD:
+        return !granule->blob && !granule->physical;
     case USK_PLACE_RESIDENT:
         return granule->physical;
     case USK_PLACE_EVICTED:
@@ -29,6 +31,22 @@ static uint64_t sentinel_sum(const struct usk_sentinel *sentinel)
     return sentinel->physical ? sentinel->physical->bytes : 0;
 }
 
+static bool list_is_valid(const struct unstick_region *region, uint64_t *resident_bytes)
+{
+    bool is_valid = true;
+
+    for (; region; region = region->next) {
+        for (uint32_t i = 0; i < region->n_reserved; i++) {
+            is_valid &= granule_is_valid(region, i);
+            /* Between an unmap and a map that has to be asked for again a task is at work. */
+            is_valid &= region->holder || !region->granules[i].physical || !region->granules[i].is_bare;
+            if (region->granules[i].physical)
+                *resident_bytes += region->granules[i].physical->bytes;
+        }
+    }
+    return is_valid;
+}
+
 bool usk_device_is_valid(struct unstick_device *dev)
 {
     uint64_t resident_bytes = 0, spare_bytes = 0;
@@ -38,15 +56,8 @@ bool usk_device_is_valid(struct unstick_device *dev)
     for (const struct usk_physical *spare = dev->spares; spare; spare = spare->next)
         spare_bytes += spare->bytes;
     usk_context_lock(dev->ctx);
-    for (struct unstick_region *region = dev->regions; region; region = region->next) {
-        for (uint32_t i = 0; i < region->n_reserved; i++) {
-            is_valid &= granule_is_valid(region, i);
-            /* Between an unmap and a map that has to be asked for again a task is at work. */
-            is_valid &= region->holder || !region->granules[i].physical || !region->granules[i].is_bare;
-            if (region->granules[i].physical)
-                resident_bytes += region->granules[i].physical->bytes;
-        }
-    }
+    is_valid &= list_is_valid(dev->regions, &resident_bytes);
+    is_valid &= list_is_valid(dev->dead, &resident_bytes);
     usk_context_unlock(dev->ctx);
     /* What an arrival has acquired and not yet mapped is in the account only. */
     is_valid &= resident_bytes <= atomic_load(&dev->accounts[USK_ACCOUNT_RESIDENT]);

@@ -116,6 +116,29 @@ static void test_second_one_fails(void **state)
     usk_ring_put(f->store, b);
 }
 
+/* Who only tries has one made for the next time; what failed meanwhile is empty again, and nobody hears of it. */
+static void test_try(void **state)
+{
+    struct fixture *f = *state;
+    void *a, *b;
+
+    assert_false(usk_ring_try(f->store, &a));
+    fixture_settle(f);
+    assert_true(usk_ring_try(f->store, &a));
+    f->recorder.register_fails_at = 1;
+    f->recorder.register_status = UNSTICK_DRIVER;
+    assert_false(usk_ring_try(f->store, &b));
+    fixture_settle(f);
+    assert_false(usk_ring_try(f->store, &b));
+    f->recorder.register_fails_at = 0;
+    fixture_settle(f);
+    assert_false(usk_ring_try(f->store, &b));
+    fixture_settle(f);
+    assert_true(usk_ring_try(f->store, &b));
+    usk_ring_put(f->store, a);
+    usk_ring_put(f->store, b);
+}
+
 static void test_budget(void **state)
 {
     struct fixture *f = *state;
@@ -154,7 +177,29 @@ static void test_device_keeps_a_buffer(void **state)
     f->recorder.unregister_fails_at = 1;
     fixture_end(f, GRANULE);
     *(char *)buffer = 1;
-    assert_int_equal(f->budget.ring_bytes, GRANULE);
+    assert_int_equal(f->budget.ring_bytes, 0);
+    assert_int_equal(f->budget.pinned_bytes, GRANULE);
+    usk_os_unmap(buffer, GRANULE, NULL);
+}
+
+/* Nor is it waited for: it never comes back. */
+static void test_kept_buffer_is_not_waited_for(void **state)
+{
+    struct fixture *f = *state;
+    struct usk_arena *arena;
+    void *buffer;
+
+    OK(ring_wait(f, &buffer));
+    usk_ring_put(f->store, buffer);
+    f->recorder.unregister_fails_at = 1;
+    usk_ring_trim(f->store);
+    fixture_settle(f);
+    f->recorder.unregister_fails_at = 0;
+    f->budget.limit_bytes = PIECE;
+    OK(usk_arena_new(f->store, GRANULE, PIECE, UNSTICK_TIER_PINNED, &arena, &f->error));
+    assert_int_equal(usk_arena_get(arena, 0, &f->error), UNSTICK_HOST_BUDGET);
+    usk_arena_free(arena);
+    fixture_end(f, GRANULE);
     usk_os_unmap(buffer, GRANULE, NULL);
 }
 
@@ -171,8 +216,10 @@ int main(void)
         TEST(refused_is_pageable),
         TEST(first_one_fails),
         TEST(second_one_fails),
+        TEST(try),
         TEST(budget),
         TEST(device_keeps_a_buffer),
+        TEST(kept_buffer_is_not_waited_for),
     };
 
     return cmocka_run_group_tests_name("ring", tests, NULL, NULL);

@@ -113,6 +113,11 @@ void usk_store_recharge(struct usk_store *store, enum usk_budget_kind from, enum
 
 void usk_store_leak(struct usk_store *store, enum usk_budget_kind kind, uint64_t bytes)
 {
+    /* Buffers of the ring come back, and are waited for; this one does not. */
+    if (kind == USK_BUDGET_RING) {
+        usk_store_recharge(store, USK_BUDGET_RING, USK_BUDGET_PINNED, bytes);
+        kind = USK_BUDGET_PINNED;
+    }
     store->leaked_bytes[kind] += bytes;
     atomic_fetch_add(&store->budget->leaked_bytes, bytes);
 }

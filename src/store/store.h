@@ -37,7 +37,7 @@ struct usk_budget {
     atomic_uint_least64_t pinned_bytes, pageable_bytes, file_bytes, ring_bytes;
     atomic_uint_least64_t reserved_bytes; /* what the limit is held against; never above it */
     atomic_uint_least64_t leaving_bytes;  /* of these: on their way back to the system */
-    atomic_uint_least64_t leaked_bytes;   /* of pinned, ring and file bytes: the device would not let go of them */
+    atomic_uint_least64_t leaked_bytes;   /* of pinned and file bytes: the device would not let go of them */
 };
 
 /* The limit for `requested` (0: automatic): what MemAvailable and the cgroup leave, less a reserve (budget.c). More

@@ -79,6 +79,20 @@ bool usk_queue_keeps_spares(struct unstick_device *dev, const struct unstick_tas
     return keeps;
 }
 
+/* [lock] It works, or nothing but its own turn is in its way: it does not wait for anybody who could wait for it. */
+static bool task_is_free(const struct unstick_task *task)
+{
+    const struct unstick_region *region = task->region;
+
+    if (region->holder || region->n_leases)
+        return region->holder == task;
+    for (const struct unstick_task *earlier = task->ctx->tasks; earlier != task; earlier = earlier->next) {
+        if (earlier->region == region)
+            return false;
+    }
+    return true;
+}
+
 bool usk_queue_frees_host_memory(const struct unstick_task *task)
 {
     bool frees = false;
@@ -88,7 +102,7 @@ bool usk_queue_frees_host_memory(const struct unstick_task *task)
         frees = other != task &&
                 (other->kind == USK_TASK_DISCARD || other->kind == USK_TASK_REVOKE ||
                  other->kind == USK_TASK_RELEASE) &&
-                (other->region->holder == other || !other->region->n_leases);
+                task_is_free(other);
     usk_context_unlock(task->ctx);
     return frees;
 }
@@ -228,7 +242,10 @@ static void queue_step_devices(struct unstick_context *ctx, struct usk_step *ste
     dev = ctx->devices;
     usk_context_unlock(ctx);
     while (dev) {
-        step->has_progressed |= !usk_region_reap(dev, step->deadline_ns);
+        enum usk_reap reap = usk_region_reap(dev, step->deadline_ns);
+
+        step->has_progressed |= reap == USK_REAP_MORE;
+        step->is_waiting |= reap == USK_REAP_WAITING || reap == USK_REAP_BLOCKED;
         if (dev->spares && !usk_queue_keeps_spares(dev, NULL))
             step->has_progressed |= usk_queue_drain(dev, step);
         usk_context_lock(ctx);
@@ -285,7 +302,7 @@ static int queue_step(struct unstick_context *ctx, uint64_t now_ns)
 
     task = queue_next(ctx, NULL);
     timeout_ms = step.has_progressed ? 0 : step.is_waiting ? QUEUE_POLL_MS : QUEUE_IDLE_MS;
-    atomic_store(&ctx->next_timeout_ms, task || step.has_progressed ? timeout_ms : -1);
+    atomic_store(&ctx->next_timeout_ms, task || step.has_progressed || step.is_waiting ? timeout_ms : -1);
     took_ns = usk_clock_now_ns() - started_ns;
     if (took_ns > atomic_load(&ctx->longest_step_ns))
         atomic_store(&ctx->longest_step_ns, took_ns);
@@ -456,6 +473,7 @@ static void context_close_device(struct unstick_context *ctx, struct unstick_dev
         dev->regions = NULL;
     }
     usk_context_unlock(ctx);
+    usk_region_reap_all(dev, true);
     unstick_device_close(dev, NULL);
 }
 

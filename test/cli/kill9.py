@@ -43,8 +43,8 @@ class Victim:
         os.mkdir(self.state)
         self.environment = dict(os.environ, TMPDIR=self.tmp, HOME=self.root, XDG_STATE_HOME=self.state)
         for key in KEYS:
-            self.run("synth", os.path.join(self.root, key), "--quant", "4-bit", "--scale", "2048",
-                     "--seed", str(ord(key)))
+            self.run("synth", os.path.join(self.root, key), "--quant", "4-bit", "--scale", "2048", "--seed",
+                     str(ord(key)))
         self.workload = os.path.join(self.root, "workload.json")
         with open(self.workload, "w", encoding="utf-8") as file:
             json.dump({"models": [{"id": key, "quantization": "4-bit", "path": key} for key in KEYS],

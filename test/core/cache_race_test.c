@@ -139,12 +139,48 @@ static void test_nothing_is_refused_while_something_ends(void **state)
     world_close(&world);
 }
 
+/* The host moves a region past the cache: whoever asks for it waits until that is over. */
+static void test_a_region_that_is_moved_by_others_is_waited_for(void **state)
+{
+    struct usk_fault_script slow = { .pending_polls = 200 };
+    struct unstick_request_action action = { .size = sizeof(action) };
+    struct unstick_cache_lease *lease = NULL;
+    struct unstick_cache_demand demand;
+    struct unstick_request *request;
+    struct unstick_region *region;
+    struct unstick_task *task;
+    struct world world;
+
+    (void)state;
+    world_open(&world, NULL);
+    assert_int_equal(world_use(&world, 0, NULL, &lease, NULL), UNSTICK_OK);
+    region = unstick_region_ref(unstick_cache_lease_region(lease, world_names[0]));
+    assert_int_equal(unstick_cache_lease_end(lease, NULL), UNSTICK_OK);
+    usk_fault_set(world.fixture.fault, &slow);
+    assert_int_equal(unstick_region_evict(region, NULL, &task, NULL), UNSTICK_OK);
+    demand = world_demand(&world, 0);
+    request = request_new(&world, 0, &demand);
+    assert_int_equal(unstick_request_next(request, NULL, 0, &action), UNSTICK_PENDING);
+    assert_int_equal(action.kind, UNSTICK_DO_WAIT);
+    usk_fault_set(world.fixture.fault, NULL);
+    assert_int_equal(unstick_task_wait(task, NULL), UNSTICK_OK);
+    unstick_task_free(task);
+    assert_int_equal(world_drive(&world, request), UNSTICK_OK);
+    lease = unstick_request_take_lease(request);
+    world_check_contents(&world, lease, 0, 0);
+    assert_int_equal(unstick_cache_lease_end(lease, NULL), UNSTICK_OK);
+    unstick_request_free(request);
+    unstick_region_unref(region);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_half_loaded_is_not_there),
         cmocka_unit_test(test_room_that_is_being_made_is_waited_for),
         cmocka_unit_test(test_nothing_is_refused_while_something_ends),
+        cmocka_unit_test(test_a_region_that_is_moved_by_others_is_waited_for),
     };
 
     if (!fixture_init())

@@ -391,6 +391,29 @@ static void test_force_counts_by_its_value(void **state)
     world_close(&world);
 }
 
+/* The device would take both; the demand says that it may not. */
+static void test_a_limit_of_one_demand(void **state)
+{
+    struct world_options options = { .room_granules = 2 * MODEL_GRANULES + 6 };
+    struct unstick_request_result result;
+    struct unstick_cache_demand demand;
+    struct world world;
+
+    (void)state;
+    world_open(&world, &options);
+    world_visit(&world, 0);
+    demand = world_demand(&world, 1);
+    demand.limit_bytes = (MODEL_GRANULES - 1) * GRANULE;
+    assert_int_equal(world_use(&world, 1, &demand, NULL, &result), UNSTICK_OUT_OF_DEVICE_MEMORY);
+    assert_int_equal(world_state(&world, 0), UNSTICK_ENTRY_RESIDENT);
+    demand.limit_bytes = (MODEL_GRANULES + 3) * GRANULE;
+    assert_int_equal(world_use(&world, 1, &demand, NULL, &result), UNSTICK_OK);
+    assert_true(result.n_evictions > 0);
+    /* The next one has the whole device again. */
+    assert_int_equal(world_visit(&world, 0).n_evictions, 0);
+    world_close(&world);
+}
+
 static struct world_options torch_options(void)
 {
     return (struct world_options){ .cache = { .size = sizeof(struct unstick_cache_options),
@@ -579,6 +602,7 @@ int main(void)
         cmocka_unit_test(test_pinned_never_leaves),
         cmocka_unit_test(test_drop),
         cmocka_unit_test(test_preload_and_prefetch),
+        cmocka_unit_test(test_a_limit_of_one_demand),
         cmocka_unit_test(test_force_counts_by_its_value),
         cmocka_unit_test(test_reclaims_before_it_evicts),
         cmocka_unit_test(test_failure_says_everything),

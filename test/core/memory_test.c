@@ -50,7 +50,7 @@ static pthread_t failing_thread;
 
 static bool fails(enum what what)
 {
-    if (what != what_fails || !n_until_failure || !pthread_equal(pthread_self(), failing_thread) || --n_until_failure)
+    if (!pthread_equal(pthread_self(), failing_thread) || what != what_fails || !n_until_failure || --n_until_failure)
         return false;
     errno = ENOMEM;
     return true;

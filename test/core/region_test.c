@@ -389,6 +389,45 @@ static void test_busy_driver(void **state)
     fixture_file_close(&file);
 }
 
+static void test_reads_within_the_region(void **state)
+{
+    struct fixture *fixture = *state;
+    struct unstick_region *region = region_new(fixture, 2 * GRANULE);
+    struct unstick_error error = { 0 };
+    uint8_t bytes[16];
+
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_read(region, 2 * GRANULE - 15, bytes, 16, &error), UNSTICK_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.text, "beyond the end"));
+    assert_int_equal(unstick_region_write(region, UINT64_MAX - 3, bytes, 16, &error), UNSTICK_INVALID_ARGUMENT);
+    assert_int_equal(unstick_region_read(region, 2 * GRANULE - 16, bytes, 16, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_read(region, 2 * GRANULE, bytes, 0, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_info(region).n_leases, 0);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_write(region, 0, bytes, 16, &error), UNSTICK_NOT_RESIDENT);
+    unstick_region_unref(region);
+}
+
+/* Who writes to a device that is lost is not the only one to know. */
+static void test_write_finds_the_loss(void **state)
+{
+    struct usk_fault_script lose = { .lose_at = 1 };
+    struct unstick_region *region;
+    struct fixture fixture;
+    uint8_t byte = 1;
+
+    (void)state;
+    fixture_open(&fixture, NULL);
+    region = region_new(&fixture, GRANULE);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    usk_fault_set(fixture.fault, &lose);
+    assert_int_equal(unstick_region_write(region, 0, &byte, 1, NULL), UNSTICK_DEVICE_LOST);
+    usk_fault_set(fixture.fault, NULL);
+    assert_true(fixture_device_info(&fixture).is_lost);
+    unstick_region_unref(region);
+    fixture_close(&fixture);
+}
+
 /* max_bytes is for evictions and restores: what a load left out could never be loaded again. */
 static void test_loads_are_whole(void **state)
 {
@@ -488,6 +527,40 @@ static void test_budget(void **state)
     fixture_close(&fixture);
 }
 
+/* What would free host memory, but waits for the one that is short of it, is not waited for. */
+static void test_budget_behind_oneself(void **state)
+{
+    struct fixture fixture;
+    struct fixture_options poor = { .host_bytes = 6 * GRANULE };
+    struct unstick_region *regions[2];
+    struct unstick_task *evictions[2], *discards[2];
+
+    (void)state;
+    fixture_open(&fixture, &poor);
+    for (size_t i = 0; i < 2; i++) {
+        regions[i] = region_new(&fixture, MODEL_BYTES);
+        assert_int_equal(fixture_run(regions[i], unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(unstick_region_evict(regions[i], NULL, &evictions[i], NULL), UNSTICK_OK);
+        assert_int_equal(unstick_region_discard(regions[i], NULL, &discards[i], NULL), UNSTICK_OK);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        unsigned int n_steps = 0;
+
+        while (unstick_task_step(evictions[i], 0) == UNSTICK_PENDING) {
+            assert_true(++n_steps < 20000);
+            usleep(50);
+        }
+        assert_int_equal(unstick_task_wait(discards[i], NULL), UNSTICK_OK);
+        unstick_task_free(evictions[i]);
+        unstick_task_free(discards[i]);
+        unstick_region_unref(regions[i]);
+    }
+    assert_true(usk_device_is_valid(fixture.dev));
+    fixture_close(&fixture);
+}
+
 static void test_changed_file(void **state)
 {
     struct fixture_file file;
@@ -567,6 +640,146 @@ static void test_driver_thread(void **state)
     unstick_region_unref(region);
 }
 
+/* What was launched on a region may still run when its last reference goes: the memory stays until that has passed. */
+static void test_keep(void **state)
+{
+    struct fixture *fixture = *state;
+    struct fixture_file file;
+    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    const struct unstick_span spans[] = { { 17 * GRANULE + 5, GRANULE }, { 3 * GRANULE - 1, 1 }, { 0, 10 } };
+    const struct unstick_span beyond = { MODEL_BYTES, 3 * GRANULE };
+    struct unstick_region_info info;
+    struct unstick_lease *lease;
+    uint64_t bytes = 0;
+
+    fixture_file_open(fixture, &file, MODEL_BYTES, 12);
+    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_keep(region, &beyond, 1, &bytes, NULL), UNSTICK_INVALID_ARGUMENT);
+    assert_int_equal(unstick_lease_begin(region, 0, &lease, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_keep(region, spans, 3, &bytes, NULL), UNSTICK_BUSY);
+    assert_int_equal(unstick_lease_end(lease, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_info(region).n_dead, 0);
+
+    assert_int_equal(unstick_region_keep(region, spans, 3, &bytes, NULL), UNSTICK_OK);
+    info = fixture_info(region);
+    assert_int_equal(info.n_dead, 21 - 4);
+    assert_int_equal(info.state, UNSTICK_REGION_RESIDENT);
+    assert_int_equal(info.resident_bytes, 4 * GRANULE);
+    assert_int_equal(info.pinned_bytes, 4 * GRANULE);
+    assert_int_equal(info.dead_bytes, bytes);
+    assert_int_equal(fixture_device_info(fixture).resident_bytes, 4 * GRANULE);
+    assert_true(usk_device_is_valid(fixture->dev));
+    assert_int_equal(fixture_peek(fixture, info.address + 5 * GRANULE), 0xff);
+    assert_int_equal(unstick_region_keep(region, spans, 3, &bytes, NULL), UNSTICK_OK);
+    assert_int_equal(bytes, 0);
+
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_EVICTED);
+    /* A backup alone goes, too. */
+    assert_int_equal(unstick_region_keep(region, spans, 1, &bytes, NULL), UNSTICK_OK);
+    assert_int_equal(bytes, 0);
+    assert_int_equal(fixture_info(region).pinned_bytes, 2 * GRANULE);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    info = fixture_info(region);
+    assert_int_equal(info.state, UNSTICK_REGION_RESIDENT);
+    assert_int_equal(info.resident_bytes, 2 * GRANULE);
+    for (uint64_t at = 17 * GRANULE; at < 19 * GRANULE; at += GRANULE / 4)
+        assert_int_equal(fixture_peek(fixture, info.address + at), file.image[at]);
+
+    assert_int_equal(unstick_region_keep(region, NULL, 0, &bytes, NULL), UNSTICK_OK);
+    assert_int_equal(bytes, 2 * GRANULE);
+    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_RESIDENT);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(region, unstick_region_discard, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+    fixture_assert_contents(region, file.image, MODEL_BYTES);
+    unstick_region_unref(region);
+    fixture_file_close(&file);
+}
+
+/* For every call that fails: what stays is whole, and the next attempt ends it. */
+static void test_keep_on_a_driver_that_fails(void **state)
+{
+    struct fixture *fixture = *state;
+    const struct unstick_span span = { 2 * GRANULE, GRANULE };
+    struct usk_fault_script script = { .op_mask = (UINT64_C(1) << USK_FAULT_UNMAP) | (UINT64_C(1) << USK_FAULT_MAP) |
+                                                  (UINT64_C(1) << USK_FAULT_FENCE_DEVICE) };
+
+    do {
+        struct unstick_region *region = region_new(fixture, 6 * GRANULE);
+        int r;
+
+        assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+        fixture_poke(fixture, fixture_info(region).address + 2 * GRANULE, 7);
+        script.fail_at++;
+        usk_fault_set(fixture->fault, &script);
+        r = unstick_region_keep(region, &span, 1, NULL, NULL);
+        assert_true(r == UNSTICK_OK || usk_fault_n_failed(fixture->fault));
+        assert_true(usk_device_is_valid(fixture->dev));
+        if (!usk_fault_n_failed(fixture->fault))
+            script.fail_at = 0;
+        usk_fault_set(fixture->fault, NULL);
+        assert_int_equal(unstick_region_keep(region, &span, 1, NULL, NULL), UNSTICK_OK);
+        assert_int_equal(fixture_device_info(fixture).resident_bytes, GRANULE);
+        assert_int_equal(fixture_peek(fixture, fixture_info(region).address + 2 * GRANULE), 7);
+        unstick_region_unref(region);
+        assert_int_equal(fixture_device_info(fixture).resident_bytes, 0);
+    } while (script.fail_at);
+}
+
+static void test_end_waits_for_the_device(void **state)
+{
+    struct fixture *fixture = *state;
+    struct usk_fault_script slow = { .pending_polls = 100, .count_polls = true,
+                                     .op_mask = UINT64_C(1) << USK_FAULT_POLL };
+
+    for (int is_leased = 0; is_leased < 2; is_leased++) {
+        struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+        struct unstick_lease *lease;
+
+        assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+        usk_fault_set(fixture->fault, &slow);
+        if (is_leased) {
+            assert_int_equal(unstick_lease_begin(region, 0, &lease, NULL), UNSTICK_OK);
+            assert_int_equal(unstick_lease_use_stream(lease, NULL, NULL), UNSTICK_OK);
+            assert_int_equal(unstick_lease_end(lease, NULL), UNSTICK_OK);
+        }
+        unstick_region_unref(region);
+        assert_true(usk_fault_n_calls(fixture->fault) > 100);
+        assert_int_equal(fixture_device_info(fixture).resident_bytes, 0);
+        usk_fault_set(fixture->fault, NULL);
+        /* Without memory there is nothing to wait for. */
+        usk_fault_set(fixture->fault, &slow);
+        unstick_region_unref(region_new(fixture, MODEL_BYTES));
+        assert_int_equal(usk_fault_n_calls(fixture->fault), 0);
+        usk_fault_set(fixture->fault, NULL);
+    }
+}
+
+/* While a graph is captured nothing can be fenced: who drops the last reference may be the one who captures. */
+static void test_end_while_capturing(void **state)
+{
+    struct fixture *fixture = *state;
+    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct usk_fault_script capturing = { .fail_at = 1, .is_for_ever = true, .status = UNSTICK_BUSY,
+                                          .op_mask = UINT64_C(1) << USK_FAULT_FENCE_DEVICE };
+
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    usk_fault_set(fixture->fault, &capturing);
+    unstick_region_unref(region);
+    assert_true(fixture_device_info(fixture).resident_bytes > 0);
+    assert_true(usk_device_is_valid(fixture->dev));
+    assert_int_equal(unstick_device_close(fixture->dev, NULL), UNSTICK_BUSY);
+    unstick_context_step(fixture->ctx, 0);
+    assert_true(unstick_context_timeout_ms(fixture->ctx) >= 0);
+    usk_fault_set(fixture->fault, NULL);
+    for (int i = 0; i < 10000 && fixture_device_info(fixture).resident_bytes; i++) {
+        unstick_context_step(fixture->ctx, 0);
+        usleep(100);
+    }
+    assert_int_equal(fixture_device_info(fixture).resident_bytes, 0);
+}
+
 static void test_left_open(void **state)
 {
     /* The teardown frees the context with a region resident and a task queued. */
@@ -597,13 +810,20 @@ int main(void)
         CASE(test_leases),
         CASE(test_cancel_at_every_step),
         CASE(test_busy_driver),
+        CASE(test_reads_within_the_region),
+        CASE(test_write_finds_the_loss),
         CASE(test_loads_are_whole),
         CASE(test_canceled_while_the_driver_is_busy),
         CASE(test_claimed_memory_is_left),
         CASE(test_budget),
+        CASE(test_budget_behind_oneself),
         CASE(test_changed_file),
         CASE(test_fork),
         CASE(test_driver_thread),
+        CASE(test_keep),
+        CASE(test_keep_on_a_driver_that_fails),
+        CASE(test_end_waits_for_the_device),
+        CASE(test_end_while_capturing),
         CASE(test_left_open),
     };
 

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Random scripts of tasks and faults: see script.c. What is wrong is named by its seed; fuzz/script.c looks for more.
- */
+/* Random scripts of tasks and faults, see script.c. What is wrong is named by its seed; fuzz/script.c finds more. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

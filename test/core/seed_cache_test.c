@@ -10,10 +10,10 @@
 #include "base/clock.h"
 
 /* A world in which the seed's strategy runs, and somebody else holds all of the device but `free_granules`. */
-static void seed_open(struct world *world, uint64_t free_granules)
+static void seed_open_with(struct world *world, uint64_t free_granules, enum unstick_reclaim_strategy strategy)
 {
     struct world_options options = { .cache = { .size = sizeof(struct unstick_cache_options),
-                                                .strategy = UNSTICK_RECLAIM_SEED } };
+                                                .strategy = strategy } };
     struct usk_fault_script script = { 0 };
     struct unstick_device_info info;
 
@@ -21,6 +21,11 @@ static void seed_open(struct world *world, uint64_t free_granules)
     info = fixture_device_info(&world->fixture);
     script.steal_bytes = info.total_bytes - info.used_bytes - free_granules * GRANULE;
     usk_fault_set(world->fixture.fault, &script);
+}
+
+static void seed_open(struct world *world, uint64_t free_granules)
+{
+    seed_open_with(world, free_granules, UNSTICK_RECLAIM_SEED);
 }
 
 static void seed_give_back(struct world *world)
@@ -36,7 +41,7 @@ struct seed_run {
 };
 
 /* Memory comes back once so much was waited behind the last action; UINT64_MAX: never. */
-static struct seed_run seed_drive(struct world *world, size_t index, uint64_t comes_back_ms)
+static struct seed_run seed_drive_with(struct world *world, size_t index, uint64_t comes_back_ms, unsigned int flags)
 {
     struct unstick_request_action action = { .size = sizeof(action) };
     struct unstick_request_report report = { .size = sizeof(report) };
@@ -46,6 +51,7 @@ static struct seed_run seed_drive(struct world *world, size_t index, uint64_t co
     uint64_t now_ns = usk_clock_now_ns(), quiet_ms = 0;
 
     demand.max_wait_ms = 0;
+    demand.flags |= flags;
     assert_int_equal(unstick_cache_request(world->cache, world_keys[index], &demand, &request, NULL), UNSTICK_OK);
     while ((run.status = unstick_request_next(request, &report, now_ns, &action)) == UNSTICK_PENDING) {
         report.status = UNSTICK_OK;
@@ -68,6 +74,28 @@ static struct seed_run seed_drive(struct world *world, size_t index, uint64_t co
     }
     unstick_request_free(request);
     return run;
+}
+
+static struct seed_run seed_drive(struct world *world, size_t index, uint64_t comes_back_ms)
+{
+    return seed_drive_with(world, index, comes_back_ms, 0);
+}
+
+/* The same patience, for one demand on a cache that has none. */
+static void test_patience_of_one_demand(void **state)
+{
+    struct seed_run run;
+    struct world world;
+
+    (void)state;
+    seed_open_with(&world, MODEL_GRANULES - 2, UNSTICK_RECLAIM_DEFAULT);
+    run = seed_drive(&world, 0, 4500);
+    assert_int_equal(run.status, UNSTICK_OUT_OF_DEVICE_MEMORY);
+    assert_true(run.waited_ms < 500);
+    run = seed_drive_with(&world, 0, 4500, UNSTICK_DEMAND_SEED);
+    assert_int_equal(run.status, UNSTICK_OK);
+    assert_true(run.waited_ms >= 4500);
+    world_close(&world);
 }
 
 /* "`{model_id}_{quantization}` format ensures different quantization modes are treated as separate models" */
@@ -234,6 +262,7 @@ static void test_clears_then_cleans_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_patience_of_one_demand),
         cmocka_unit_test(test_cache_key_strategy),
         cmocka_unit_test(test_invalidation_on_changed_settings),
         cmocka_unit_test(test_nothing_leaves_for_what_is_cached),

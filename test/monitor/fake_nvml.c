@@ -67,9 +67,13 @@ int nvmlSystemGetDriverVersion(char *text, unsigned int size)
 
 int nvmlDeviceGetHandleByUUID(const char *uuid, void **ret_device)
 {
-    static int device;
+    static int devices[256];
+    size_t length = strlen(uuid);
+    /* fakecuda's UUIDs end with the GPU's number. */
+    int *device = &devices[(length > 2 ? strtoul(uuid + length - 2, NULL, 16) : 0) % 256];
 
-    *ret_device = &device;
+    *device = (int)(device - devices);
+    *ret_device = device;
     return strcmp(uuid, "GPU-unknown") ? 0 : 6;
 }
 
@@ -162,7 +166,9 @@ int nvmlDeviceGetMemoryInfo(void *device, struct memory *ret_memory)
     unsigned int n = 64;
 
     nvmlDeviceGetComputeRunningProcesses_v2(device, &n, processes);
+    /* Of each GPU something else is in use. */
     *ret_memory = (struct memory){ .total = 80ULL << 30, .used = IN_USE_BY_NOBODY };
+    ret_memory->used += (unsigned long long)*(const int *)device << 30;
     for (unsigned int i = 0; i < n; i++)
         ret_memory->used += processes[i].used_bytes == ~0ULL ? 0 : processes[i].used_bytes;
     ret_memory->free = ret_memory->total - ret_memory->used;

@@ -13,7 +13,7 @@ pytest.importorskip('bitsandbytes')
 pytest.importorskip('diffusers')
 
 import unstick  # noqa: E402
-from tiny_flux import QUANTIZATIONS, run, tiny_flux  # noqa: E402
+from tiny_flux import LIBRARIES, QUANTIZATIONS, run, tiny_flux  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -27,6 +27,13 @@ def device(context):
 def held(device):
     info = device.info()
     return info['resident_bytes'] + info['spare_bytes'] + info['poisoned_bytes']
+
+
+def needed(what):
+    """The library that a kind of model is made with; nothing is skipped where requirements-torch.txt is installed."""
+    modules = {'peft': 'peft', 'torchao': 'torchao', 'quanto': 'optimum.quanto'}
+    if what in modules:
+        pytest.importorskip(modules[what])
 
 
 class Hostile:
@@ -104,6 +111,22 @@ def test_evict_and_restore_with_every_reference_alive(quantization, device):
     device.close()
 
 
+@pytest.mark.parametrize('library', LIBRARIES)
+def test_wrapper_subclasses_leave_and_come_back(library, device):
+    needed(library)
+    pipe = tiny_flux(library)
+    before = run(pipe, steps=1)
+    keep = list(pipe.transformer.parameters())
+    model = unstick.adopt(pipe, device=device)
+    nbytes = held(device)
+    assert torch.equal(run(pipe, steps=1), before)
+    model.evict()
+    assert held(device) == 0
+    assert torch.equal(run(pipe, steps=1), before)
+    assert held(device) == nbytes
+    assert all(one is other for one, other in zip(pipe.transformer.parameters(), keep, strict=True))
+
+
 def test_two_models_take_turns(device):
     pipes = [tiny_flux('8-bit'), tiny_flux('4-bit')]
     expected = [run(pipe) for pipe in pipes]
@@ -177,12 +200,13 @@ def test_a_tensor_that_was_kept_keeps_its_component_evictable(device):
 COMPLETE = """
     import gc, sys
     import torch, unstick
-    from tiny_flux import quantized, run, tiny_flux
+    from tiny_flux import LIBRARIES, quantize, quantized, run, tiny_flux
+    from unstick.storages import has_memory
     from unstick.walk import all_tensors
 
     def ranges():
         found = {}
-        for tensor in all_tensors():
+        for tensor in filter(has_memory, all_tensors()):  # a wrapper subclass has none itself
             storage = tensor.untyped_storage()
             if storage.nbytes():
                 found[storage.data_ptr()] = max(found.get(storage.data_ptr(), 0), storage.nbytes())
@@ -190,6 +214,8 @@ COMPLETE = """
 
     what = sys.argv[1]
     quantized(torch.nn.Linear(64, 32), '4-bit-double')  # from here on bitsandbytes has its own tables
+    if what in LIBRARIES:
+        quantize(torch.nn.Sequential(torch.nn.Linear(64, 32)), what)  # and so has any other library
     before = ranges()
     pipe = tiny_flux('8-bit' if what in ('peft', 'shared') else what)
     if what == 'peft':
@@ -218,7 +244,7 @@ COMPLETE = """
             adopted += nbytes
         elif address not in before and address not in explained:
             unexplained.append((nbytes, [tuple(t.shape) for t in all_tensors()
-                                         if t.untyped_storage().data_ptr() == address]))
+                                         if has_memory(t) and t.untyped_storage().data_ptr() == address]))
     unexplained_bytes = sum(nbytes for nbytes, _ in unexplained)
     assert adopted == taken, (adopted, taken)
     table_bytes = sum(one.nbytes for model in models for one in model.adoption.left if 'table of' in one.reason)
@@ -228,10 +254,9 @@ COMPLETE = """
 """
 
 
-@pytest.mark.parametrize('what', [*QUANTIZATIONS, 'peft', 'shared'])
+@pytest.mark.parametrize('what', [*QUANTIZATIONS, *LIBRARIES, 'peft', 'shared'])
 def test_the_report_is_complete_in_a_fresh_process(what, here):
-    if what == 'peft':
-        pytest.importorskip('peft')
+    needed(what)
     done = subprocess.run(
         [sys.executable, '-c', textwrap.dedent(COMPLETE), what], capture_output=True, text=True, env=here, check=False
     )

@@ -237,6 +237,45 @@ def test_too_large_is_said_before_anything_is_loaded(cache: unstick.Cache, load:
     assert [step['freed_bytes'] for step in error.steps] and 'held:' in str(error) and 'tried:' in str(error)
 
 
+def test_a_region_of_two_entries_counts_once() -> None:
+    """A text encoder that two pipelines share: it is there once, and can make room once."""
+    device = unstick.Device(unstick.Context(), 'host:64MiB', limit_bytes=16 * MIB, granule_bytes=MIB)
+    cache = unstick.Cache(device)
+
+    def region(name: str) -> unstick.Region:
+        made = unstick.Region(device, name, 4 * MIB)
+        made.restore().wait()
+        return made
+
+    shared = region('t5')
+
+    def load(model_id: str, quantization: str) -> unstick.Loaded:
+        return unstick.Loaded(object(), {'own': region(model_id), 't5': shared})
+
+    for name in ('a', 'b'):
+        with cache.use(name, '8-bit', load=load, required_bytes=4 * MIB):
+            pass
+    filler = unstick.Region(device, 'filler', 2 * MIB)
+    filler.restore().wait()
+    assert device.info()['resident_bytes'] == 14 * MIB
+    with pytest.raises(unstick.OutOfDeviceMemoryError) as raised, cache.use('c', load=load, required_bytes=14 * MIB):
+        pass
+    assert raised.value.available_bytes < 14 * MIB
+    assert device.info()['resident_bytes'] == 14 * MIB, 'it is said before anybody leaves'
+
+    # What b needs is not what leaves for it, though a has it, too.
+    cache.evict('b', '8-bit')
+    large = unstick.Region(device, 'large', 3 * MIB)
+    large.restore().wait()
+    using = cache.use('b', '8-bit')
+    with using:
+        assert shared.state == 'resident'
+    assert device.info()['resident_bytes'] <= 16 * MIB
+    cache.drop('a', '8-bit')
+    with cache.use('b', '8-bit'):
+        assert shared.state == 'resident'
+
+
 def test_who_holds_a_lease_does_not_wait(cache: unstick.Cache, load: Loader) -> None:
     with cache.use('a', '8-bit', load=load, required_bytes=MODEL) as model:
         with pytest.raises(unstick.OutOfDeviceMemoryError) as raised:
@@ -438,7 +477,7 @@ def test_steps_that_are_not_taken_to_their_end(cache: unstick.Cache, load: Loade
 
 def test_from_constraints() -> None:
     cache = unstick.Cache.from_constraints({
-        'gpu_device': 'host:64MiB', 'gpu_memory_fraction': 0.5, 'cpu_memory_gb': 1, 'gpu_memory_gb': 0.125,
+        'gpu_device': 'host:39MiB', 'gpu_memory_fraction': 0.9, 'cpu_memory_gb': 1, 'gpu_memory_gb': 0.03125,
         'allow_low_memory': 'false', '8-bit_memory_gb': 40 / 1024, '4-bit_memory_gb': 16 / 1024, 'device_map': 'auto',
         'low_cpu_mem_usage': True, 'colour': 'red',
     })  # fmt: skip
@@ -449,6 +488,23 @@ def test_from_constraints() -> None:
     with pytest.raises(unstick.OutOfDeviceMemoryError) as raised, cache.use('a', '8-bit', load=load):
         pass
     assert raised.value.required_bytes == MODEL and not load.calls
+
+
+def test_a_gpu_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is asked, without torch; a name of several is no name."""
+    from unstick import constraints
+
+    names = ('NVIDIA L4', 'NVIDIA H200', 'NVIDIA H200')
+    gpus = [
+        {'index': index, 'name': name, 'uuid': f'GPU-{index}', 'total_bytes': 1 << 34, 'free_bytes': None}
+        for index, name in enumerate(names)
+    ]
+    monkeypatch.setattr(constraints._unstick, 'gpus', lambda: gpus)
+    assert constraints.Constraints({'gpu_device': 'NVIDIA L4 (22 GB)'}).device == 'cuda:0'
+    with pytest.raises(unstick.InvalidArgumentError, match=r'several GPUs: cuda:1 is .*cuda:2 is '):
+        constraints.Constraints({'gpu_device': 'NVIDIA H200'})
+    with pytest.raises(unstick.InvalidArgumentError, match='none of these: cuda:0 is NVIDIA L4'):
+        constraints.Constraints({'gpu_device': 'Voodoo 2'})
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 QUANTIZATIONS = ("plain", "8-bit", "4-bit", "4-bit-double")
+LIBRARIES = ("torchao", "quanto")
+"""Quantized by their wrapper subclasses: int8 weights."""
 VOCABULARY = 128
 
 
@@ -67,6 +69,17 @@ def quantized(linear: nn.Linear, quantization: str) -> nn.Module:
 
 
 def quantize(module: nn.Module, quantization: str) -> nn.Module:
+    if quantization == "torchao":
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        quantize_(module, Int8WeightOnlyConfig())
+        return module
+    if quantization == "quanto":
+        from optimum import quanto
+
+        quanto.quantize(module, weights=quanto.qint8)
+        quanto.freeze(module)
+        return module
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child.out_features % 32 == 0 and child.in_features % 64 == 0:

@@ -29,8 +29,9 @@
 #define SILENCE_S 90
 #define MAX_POINTS 40000
 #define SLOPE_MAX_BYTES_PER_HOUR 1e6
-/* What a line through few points of a short run may say without meaning anything. */
+/* What a line through few points of a short run may say without meaning anything, and when it says nothing at all. */
 #define GROWTH_MIN_BYTES (512 << 10)
+#define FLAT_MIN_SECONDS 120
 
 struct worker {
     struct soak_report *report;
@@ -319,7 +320,7 @@ static void soak_judge(struct soak *soak)
     for (size_t i = 0; i < SOAK_WORKERS; i++) {
         const struct worker *worker = &soak->workers[i];
 
-        if (!worker_is_flat(worker))
+        if (soak->seconds >= FLAT_MIN_SECONDS && !worker_is_flat(worker))
             soak_fail(soak, "memory of a process grows by %.0f bytes an hour", worker_slope(worker, worker->rss));
         if (worker->last_fds > worker->first_fds)
             soak_fail(soak, "a process had %llu descriptors and has %llu", (unsigned long long)worker->first_fds,

@@ -61,6 +61,11 @@ static const char *const fault_op_names[USK_N_FAULT_OPS] = {
     [USK_FAULT_HOST_FREE] = "host_free",
 };
 
+const char *usk_fault_op_name(enum usk_fault_op op)
+{
+    return fault_op_names[op];
+}
+
 static struct fault *fault_from(struct usk_device *dev)
 {
     return (struct fault *)dev;

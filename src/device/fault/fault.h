@@ -30,6 +30,9 @@ enum usk_fault_op {
     USK_FAULT_REGISTER, USK_FAULT_UNREGISTER, USK_FAULT_HOST_ALLOC, USK_FAULT_HOST_FREE, USK_N_FAULT_OPS,
 };
 
+/* The name of an operation, as errors give it. */
+const char *usk_fault_op_name(enum usk_fault_op op);
+
 /* Wraps inner, which is closed with the wrapper. */
 int usk_fault_open(struct usk_device *inner, struct usk_device **ret_dev, struct unstick_error *error);
 

@@ -1,0 +1,676 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python face on a GPU, at full size: bench/python/gpu.py OUT [--scale N] [--side PIXELS] [CASE...]
+
+Every case runs in a process of its own and leaves OUT/CASE.json; what failed is in there as its last lines. Without a
+GPU the cases that make sense on the host device run there, which is how the script itself is tried (--scale 16).
+
+Cases: leave-8-bit, leave-4-bit, leave-4-bit-dq (adopt, evict, restore, with every reference alive, beside the same
+process's baseline); tight-8-bit (adopt with `tight=True`); rows-8-bit, rows-4-bit (what plain torch does with the same
+model, and unstick in its place); denoise (a loop beside a backup and beside a restore); graphs (a raw CUDA graph and
+reduce-overhead); card-8-bit, card-4-bit (a pipeline larger than the card, which a ballast makes small, as another
+user), whole-8-bit, whole-4-bit (the same without the ballast), model-offload-8-bit, group-offload-8-bit and so on (the
+same card with what diffusers has).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import unstick
+
+GIB = 1 << 30
+MIB = 1 << 20
+CARD_BYTES = {'8-bit': 12 * GIB, '4-bit': 8 * GIB}
+NOBODY = 65534
+
+
+class Nvml:
+    """The device's own reading, which no process's allocator colours."""
+
+    class Memory(ctypes.Structure):
+        _fields_ = [('total', ctypes.c_ulonglong), ('free', ctypes.c_ulonglong), ('used', ctypes.c_ulonglong)]
+
+    def __init__(self) -> None:
+        self.library = ctypes.CDLL('libnvidia-ml.so.1')
+        self.library.nvmlInit_v2()
+        self.handle = ctypes.c_void_p()
+        self.library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self.handle))
+
+    def used(self) -> int:
+        memory = Nvml.Memory()
+        self.library.nvmlDeviceGetMemoryInfo(self.handle, ctypes.byref(memory))
+        return int(memory.used)
+
+
+def watch() -> None:
+    """A process of its own: prints the most that was used, every time it is asked."""
+    nvml, most, asked = Nvml(), 0, threading.Event()
+
+    def listen() -> None:
+        nonlocal most
+        for line in sys.stdin:
+            if line.startswith('reset'):
+                most = nvml.used()
+            print(most, flush=True)
+        asked.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    while not asked.is_set():
+        most = max(most, nvml.used())
+        time.sleep(0.0005)
+
+
+class Peak:
+    def __init__(self) -> None:
+        self.process = None
+        if torch.cuda.is_available():
+            self.process = subprocess.Popen(
+                [sys.executable, __file__, '--watch'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+
+    def ask(self, word: str) -> int:
+        if self.process is None:
+            return 0
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f'{word}\n')
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def reset(self) -> int:
+        return self.ask('reset')
+
+    def read(self) -> int:
+        return self.ask('read')
+
+
+class Case:
+    """What every case starts from, and what it has found."""
+
+    def __init__(self, scale: int, side: int, steps: int) -> None:
+        self.scale, self.side, self.steps = scale, side, steps
+        self.has_gpu = torch.cuda.is_available()
+        self.device = torch.device('cuda', 0) if self.has_gpu else torch.device('cpu')
+        self.found: dict[str, Any] = {}
+
+    def used(self) -> int:
+        """Device memory in use by all; on the host device, what regions hold."""
+        if self.has_gpu:
+            free, total = torch.cuda.mem_get_info()
+            return int(total - free)
+        from unstick.room import _default_rooms
+
+        return sum(
+            component.resident_bytes for room in _default_rooms.values() for component in room.components
+        )
+
+    def sync(self) -> None:
+        if self.has_gpu:
+            torch.cuda.synchronize()
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        self.sync()
+        started = time.monotonic()
+        yield
+        self.sync()
+        self.found[f'{name}_ms'] = round((time.monotonic() - started) * 1000, 2)
+
+    @contextlib.contextmanager
+    def profiled(self, name: str) -> Iterator[None]:
+        """Where the time of a call goes, if UNSTICK_PROFILE is set; the call is slower for it."""
+        if not os.environ.get('UNSTICK_PROFILE'):
+            yield
+            return
+        import cProfile
+        import io
+        import pstats
+
+        profile, text = cProfile.Profile(), io.StringIO()
+        with profile:
+            yield
+        pstats.Stats(profile, stream=text).sort_stats('tottime').print_stats(25)
+        self.found[f'{name}_profile'] = [line for line in text.getvalue().splitlines() if line.strip()][3:]
+
+    def empty(self) -> None:
+        gc.collect()
+        if self.has_gpu:
+            torch._C._cuda_clearCublasWorkspaces()
+            torch.cuda.empty_cache()
+
+    def baseline(self) -> None:
+        """What the context and the libraries take: an image of a model of one layer of each kind, freed."""
+        for quantization in ('8-bit', '4-bit'):
+            pipe = full.pipeline(
+                transformer=full.transformer(quantization, self.device, self.scale, n_layers=1),
+                text_encoder=full.clip(self.device),
+                text_encoder_2=full.t5(quantization, self.device, self.scale, n_layers=1),
+                vae=full.vae(self.device),
+            )
+            self.image(pipe)
+            del pipe
+        self.empty()
+        self.found['baseline_used_bytes'] = self.used()
+
+    def memory(self, name: str) -> None:
+        if self.has_gpu:
+            self.found[f'{name}_allocated_bytes'] = torch.cuda.memory_allocated()
+            self.found[f'{name}_reserved_bytes'] = torch.cuda.memory_reserved()
+        self.found[f'{name}_used_bytes'] = self.used()
+
+    def image(self, pipe: Any) -> str:
+        return full.digest(full.image(pipe, self.steps, self.side))
+
+
+def leave(case: Case, quantization: str) -> None:
+    case.baseline()
+    with case.timed('build'):
+        pipe = full.flux(quantization, case.device, case.scale)
+    case.memory('loaded')
+    before = case.image(pipe)
+    with case.timed('image'):
+        case.image(pipe)
+    case.empty()
+    case.memory('ran')
+    # Whoever holds a model against its owner's will, all at once.
+    held = [tensor for component in pipe.components.values() if isinstance(component, torch.nn.Module)
+            for tensor in (*component.parameters(), *component.buffers())]  # fmt: skip
+
+    def closure(holds: Any = pipe) -> int:
+        return len(str(holds.transformer))
+
+    peak = Peak()
+    start = peak.reset()
+    with case.timed('adopt'), case.profiled('adopt'):
+        model = unstick.adopt(pipe, quantization)
+    case.found['adopt_peak_above_model_bytes'] = peak.read() - start
+    case.found['model_bytes'] = model.nbytes
+    case.found['left'] = [str(left) for left in model.adoption.left]
+    case.found['still_held_bytes'] = model.adoption.still_held_bytes
+    case.memory('adopted')
+    first = case.image(pipe)
+    case.empty()
+    with case.timed('evict_first'):
+        moved = model.evict()
+    case.found['evict_first_copied_bytes'] = moved.copied_bytes
+    case.memory('evicted')
+    with case.timed('restore_first'):
+        model.restore()
+    second = case.image(pipe)
+    times: dict[str, list[float]] = {'evict': [], 'restore': []}
+    for _ in range(20):
+        case.sync()
+        started = time.monotonic()
+        copied = model.evict().copied_bytes
+        times['evict'].append((time.monotonic() - started) * 1000)
+        case.found['evict_copied_bytes'] = max(case.found.get('evict_copied_bytes', 0), copied)
+        case.found.setdefault('evicted_again_used_bytes', case.used())
+        started = time.monotonic()
+        model.restore()
+        times['restore'].append((time.monotonic() - started) * 1000)
+    for name, values in times.items():
+        values.sort()
+        case.found[f'{name}_median_ms'], case.found[f'{name}_worst_ms'] = values[len(values) // 2], values[-1]
+    case.found['restore_median_gb_per_s'] = model.nbytes / case.found['restore_median_ms'] / 1e6
+    with case.profiled('evict'):
+        model.evict()
+    with case.timed('image_after_evict'):  # without a word from the user
+        third = case.image(pipe)
+    case.found['equal'] = [digest == before for digest in (first, second, third)]
+    case.empty()
+    with case.timed('evict_last'):
+        model.evict()
+    case.memory('evicted_last')
+    case.found['above_baseline_bytes'] = case.used() - case.found['baseline_used_bytes']
+    case.found['n_held'] = len(held) + bool(closure())
+    del held, closure
+    with case.timed('dismantle'):
+        case.found['dismantled'] = str(unstick.dismantle(pipe))
+    del pipe, model
+    case.empty()
+    case.memory('dismantled')
+
+
+def tight(case: Case, quantization: str) -> None:
+    case.baseline()
+    pipe = full.flux(quantization, case.device, case.scale)
+    before = case.image(pipe)
+    case.empty()
+    peak = Peak()
+    start = peak.reset()
+    with case.timed('adopt'):
+        model = unstick.adopt(pipe, quantization, tight=True)
+    case.found['adopt_peak_above_model_bytes'] = peak.read() - start
+    case.found['model_bytes'] = model.nbytes
+    case.memory('adopted')
+    case.found['equal'] = case.image(pipe) == before
+
+
+def rows(case: Case, quantization: str) -> None:
+    """The rows of plain torch, then unstick with the same model."""
+    case.baseline()
+    pipe = full.flux(quantization, case.device, case.scale)
+    case.image(pipe)
+    case.memory('plain_loaded')
+    try:
+        with case.timed('plain_to_cpu'):
+            pipe.transformer.to('cpu')
+        case.memory('plain_to_cpu')
+        pipe.transformer.to(case.device)
+        case.memory('plain_back')
+    except Exception as error:
+        case.found['plain_to_cpu'] = f'{type(error).__name__}: {error}'
+    del pipe
+    case.memory('plain_del')
+    with case.timed('plain_collect'):
+        gc.collect()
+    case.memory('plain_collected')
+    if case.has_gpu:
+        torch.cuda.empty_cache()
+    case.memory('plain_emptied')
+    case.empty()
+    case.memory('plain_workspaces_cleared')
+    pipe = full.flux(quantization, case.device, case.scale)
+    case.image(pipe)
+    held = list(pipe.transformer.parameters())
+    del pipe
+    with case.timed('plain_held_7_rounds'):
+        for _ in range(7):
+            gc.collect()
+            if case.has_gpu:
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+                torch.cuda.ipc_collect()
+    case.memory('plain_held_7_rounds')
+    del held
+    case.empty()
+    case.memory('plain_let_go')
+
+    pipe = full.flux(quantization, case.device, case.scale)
+    before = case.image(pipe)
+    model = unstick.adopt(pipe, quantization)
+    held = list(pipe.transformer.parameters())
+    case.memory('unstick_loaded')
+    with case.timed('unstick_evict'):
+        model.evict()
+    case.empty()
+    case.memory('unstick_evicted')
+    with case.timed('unstick_restore'):
+        model.restore()
+    case.memory('unstick_restored')
+    case.found['equal'] = case.image(pipe) == before
+    with case.timed('unstick_dismantle'):
+        done = unstick.dismantle(pipe)
+    case.found['unstick_dismantled'] = str(done)
+    del pipe
+    case.memory('unstick_dismantled_held')
+    with case.timed('unstick_revoke'):
+        model.revoke()
+    case.empty()
+    case.memory('unstick_revoked_held')
+    case.found['n_held'] = len(held)
+
+
+def wait_for(tasks: list[unstick.Task], ended: list[float]) -> None:
+    for task in tasks:
+        task.wait()
+    ended.append(time.monotonic())
+
+
+def denoise(case: Case) -> None:
+    """Steps of a 4-bit transformer while an 8-bit model's contents go to the host, and while they come back."""
+    pipe = full.flux('4-bit', case.device, case.scale)
+    other_pipe = full.flux('8-bit', case.device, case.scale, seed=10)
+    model, other = unstick.adopt(pipe, '4-bit'), unstick.adopt(other_pipe, '8-bit')
+    tokens, text = (case.side // 16) ** 2, 512
+    width = pipe.transformer.config.joint_attention_dim
+    inputs: dict[str, Any] = {
+        'hidden_states': torch.randn(1, tokens, 64, device=case.device, dtype=torch.bfloat16),
+        'encoder_hidden_states': torch.randn(1, text, width, device=case.device, dtype=torch.bfloat16),
+        'pooled_projections': torch.randn(1, 768, device=case.device, dtype=torch.bfloat16),
+        'timestep': torch.ones(1, device=case.device, dtype=torch.bfloat16),
+        'guidance': torch.ones(1, device=case.device, dtype=torch.bfloat16),
+        'img_ids': torch.zeros(tokens, 3, device=case.device),
+        'txt_ids': torch.zeros(text, 3, device=case.device),
+    }
+
+    def loop(n: int) -> float:
+        case.sync()
+        started = time.monotonic()
+        with torch.no_grad():
+            for _ in range(n):
+                pipe.transformer(**inputs)
+        case.sync()
+        return (time.monotonic() - started) * 1000
+
+    loop(3)
+    n = max(1, int(1500 / max(loop(2) / 2, 1)))  # about 1.5 s
+    regions = [region for component in other.components.values() for region in component.regions]
+    results: dict[str, list[float]] = {'quiet': [], 'backup': [], 'restore': []}
+    spans: dict[str, list[float]] = {'backup': [], 'restore': []}
+    for _ in range(5):
+        results['quiet'].append(loop(n))
+
+        started = time.monotonic()
+        tasks = [region.backup() for region in regions]
+        ended: list[float] = []
+        waiter = threading.Thread(target=wait_for, args=(tasks, ended))
+        waiter.start()
+        results['backup'].append(loop(n))
+        waiter.join()
+        spans['backup'].append((ended[0] - started) * 1000)
+        with torch.no_grad():  # every byte has changed
+            for tensor in other_pipe.transformer.parameters():
+                if tensor.dtype == torch.int8:
+                    tensor.data.bitwise_xor_(1)
+        other.evict()
+        started = time.monotonic()
+        tasks = [region.restore() for region in regions]
+        ended = []
+        waiter = threading.Thread(target=wait_for, args=(tasks, ended))
+        waiter.start()
+        results['restore'].append(loop(n))
+        waiter.join()
+        spans['restore'].append((ended[0] - started) * 1000)
+        with torch.no_grad():
+            for tensor in other_pipe.transformer.parameters():
+                if tensor.dtype == torch.int8:
+                    tensor.data.bitwise_xor_(1)
+    quiet = sorted(results['quiet'])[2]
+    case.found |= {'n_steps': n, 'loop_quiet_ms': quiet, 'loops_ms': results, 'spans_ms': spans}
+    for name in ('backup', 'restore'):
+        case.found[f'slower_beside_{name}'] = sorted(results[name])[2] / quiet - 1
+    case.found['model_bytes'] = [model.nbytes, other.nbytes]
+
+
+def graphs(case: Case) -> None:
+    if not case.has_gpu:
+        raise SystemExit(77)
+    model_torch = full.transformer('none', case.device, 8)
+    width = model_torch.config.joint_attention_dim
+    inputs: dict[str, Any] = {
+        'hidden_states': torch.randn(1, 256, 64, device=case.device, dtype=torch.bfloat16),
+        'encoder_hidden_states': torch.randn(1, 64, width, device=case.device, dtype=torch.bfloat16),
+        'pooled_projections': torch.randn(1, 768, device=case.device, dtype=torch.bfloat16),
+        'timestep': torch.ones(1, device=case.device, dtype=torch.bfloat16),
+        'guidance': torch.ones(1, device=case.device, dtype=torch.bfloat16),
+        'img_ids': torch.zeros(256, 3, device=case.device),
+        'txt_ids': torch.zeros(64, 3, device=case.device),
+    }
+    model = unstick.adopt({'transformer': model_torch}, 'graphs')
+    side = torch.cuda.Stream()
+    with torch.no_grad():
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                model_torch(**inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = model_torch(**inputs, return_dict=False)[0]
+        graph.replay()
+        case.sync()
+        before = full.digest(output.cpu())
+        output.zero_()
+        model.evict()
+        case.found['evicted_used_bytes'] = case.used()
+        model.restore()
+        with model.lease():
+            graph.replay()
+            case.sync()
+        case.found['raw_equal'] = full.digest(output.cpu()) == before
+        del graph, output
+
+        compiled = torch.compile(model_torch, mode='reduce-overhead')
+        with case.timed('compile'):
+            for _ in range(3):
+                torch.compiler.cudagraph_mark_step_begin()
+                result = compiled(**inputs, return_dict=False)[0].clone()
+        before = full.digest(result.cpu())
+        model.refresh()
+        case.found['compiled_equal'] = []
+        from torch._dynamo.utils import counters
+
+        counters.clear()
+        for _ in range(3):
+            model.evict()
+            model.restore()
+            torch.compiler.cudagraph_mark_step_begin()
+            result = compiled(**inputs, return_dict=False)[0].clone()
+            case.found['compiled_equal'].append(full.digest(result.cpu()) == before)
+        model.evict()
+        torch.compiler.cudagraph_mark_step_begin()  # comes back by itself
+        result = compiled(**inputs, return_dict=False)[0].clone()
+        case.found['compiled_equal'].append(full.digest(result.cpu()) == before)
+        case.found['recompiles'] = sum(counters['recompiles'].values())
+        case.found['cudagraph_skips'] = counters['inductor'].get('cudagraph_skips', 0)
+
+
+def card(case: Case, quantization: str) -> None:
+    """Component by component onto a card that cannot hold them all, then images as if it could."""
+    peak = Peak()
+    start = peak.reset()
+    with case.timed('load'):
+        models = []
+        parts: dict[str, Any] = {}
+        for name, make in (
+            ('transformer', lambda: full.transformer(quantization, case.device, case.scale)),
+            ('text_encoder_2', lambda: full.t5(quantization, case.device, case.scale)),
+            ('text_encoder', lambda: full.clip(case.device)),
+            ('vae', lambda: full.vae(case.device)),
+        ):
+            parts[name] = make()
+            models.append(unstick.adopt({name: parts[name]}, name))
+            models[-1].evict()
+        pipe = full.pipeline(**parts)
+    case.found['load_peak_bytes'] = peak.reset() - start
+    run_card(case, pipe, peak, start)
+    case.found['state'] = [model.report() for model in models]
+
+
+def whole(case: Case, quantization: str) -> None:
+    peak = Peak()
+    start = peak.reset()
+    with case.timed('load'):
+        pipe = full.flux(quantization, case.device, case.scale)
+    run_card(case, pipe, peak, start)
+
+
+def offload(case: Case, quantization: str, how: str) -> None:
+    peak = Peak()
+    start = peak.reset()
+    with case.timed('load'):
+        # On the device, component by component, then to the host, as their own loaders have it.
+        parts = {}
+        for name, make in (
+            ('transformer', lambda: full.transformer(quantization, case.device, case.scale)),
+            ('text_encoder_2', lambda: full.t5(quantization, case.device, case.scale)),
+        ):
+            parts[name] = to_host(make())
+            case.empty()
+        pipe = full.pipeline(**parts, text_encoder=full.clip(torch.device('cpu')), vae=full.vae(torch.device('cpu')))
+    if how == 'model':
+        pipe.enable_model_cpu_offload(device=case.device)
+    else:
+        pipe.enable_group_offload(
+            onload_device=case.device, offload_device=torch.device('cpu'), offload_type='leaf_level', use_stream=True
+        )
+    run_card(case, pipe, peak, start)
+
+
+def to_host(module: Any) -> Any:
+    """As a checkpoint on the host: bitsandbytes moves the copy of an 8-bit weight only before the first call."""
+    import bitsandbytes as bnb
+
+    for part in module.modules():
+        if isinstance(part, bnb.nn.Linear8bitLt):
+            codes, scales = part.weight.data.cpu(), part.weight.SCB.cpu()
+            part.weight = bnb.nn.Int8Params(
+                codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales
+            )
+    return module.to('cpu')
+
+
+def run_card(case: Case, pipe: Any, peak: Peak, start: int) -> None:
+    digests, times = [], []
+    for _ in range(4):
+        case.sync()
+        started = time.monotonic()
+        digests.append(case.image(pipe))
+        times.append(time.monotonic() - started)
+    case.found |= {
+        'digests': digests,
+        'seconds': times,
+        'seconds_best': min(times[1:]),
+        'peak_bytes': peak.read() - start,
+        'uid': os.getuid(),
+    }
+
+
+def ballast(card_bytes: int) -> None:
+    """A process of its own: takes what a smaller card would not have, until its input ends."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    hold = torch.empty(free - card_bytes, dtype=torch.uint8, device='cuda')
+    free, _ = torch.cuda.mem_get_info()
+    print(free, flush=True)
+    sys.stdin.read()
+    del hold
+
+
+@contextlib.contextmanager
+def small_card(case_name: str) -> Iterator[int]:
+    quantization = case_name.partition('-')[2] if case_name.startswith('card') else case_name.partition('offload-')[2]
+    process = subprocess.Popen(
+        [sys.executable, __file__, '--ballast', str(CARD_BYTES[quantization])],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.stdin.close()
+        process.wait()
+
+
+CASES: dict[str, Callable[[Case], None]] = {
+    'leave-8-bit': lambda case: leave(case, '8-bit'),
+    'leave-4-bit': lambda case: leave(case, '4-bit'),
+    'leave-4-bit-dq': lambda case: leave(case, '4-bit-dq'),
+    'tight-8-bit': lambda case: tight(case, '8-bit'),
+    'rows-8-bit': lambda case: rows(case, '8-bit'),
+    'rows-4-bit': lambda case: rows(case, '4-bit'),
+    'denoise': denoise,
+    'graphs': graphs,
+    'whole-8-bit': lambda case: whole(case, '8-bit'),
+    'card-8-bit': lambda case: card(case, '8-bit'),
+    'model-offload-8-bit': lambda case: offload(case, '8-bit', 'model'),
+    'group-offload-8-bit': lambda case: offload(case, '8-bit', 'group'),
+    'whole-4-bit': lambda case: whole(case, '4-bit'),
+    'card-4-bit': lambda case: card(case, '4-bit'),
+    'model-offload-4-bit': lambda case: offload(case, '4-bit', 'model'),
+    'group-offload-4-bit': lambda case: offload(case, '4-bit', 'group'),
+}
+
+
+def run_one(name: str, arguments: argparse.Namespace) -> None:
+    case = Case(arguments.scale, arguments.side, arguments.steps)
+    status = 0
+    try:
+        CASES[name](case)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    except BaseException as error:
+        case.found['failed'] = f'{type(error).__name__}: {error}'
+        case.found['traceback'] = traceback.format_exc().splitlines()[-12:]
+        status = 1
+    print(json.dumps(case.found, default=str))
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def run_all(arguments: argparse.Namespace) -> int:
+    import torch
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    has_gpu, failed = torch.cuda.is_available(), 0
+    about = {
+        'date': time.strftime('%Y-%m-%d'),
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'gpu': torch.cuda.get_device_name() if has_gpu else 'none',
+        'unstick': unstick.__version__,
+        'allocator': str(unstick.allocator()),
+    }
+    for package in ('bitsandbytes', 'diffusers', 'transformers', 'accelerate'):
+        from importlib.metadata import version
+
+        about[package] = version(package)
+    (arguments.out / 'about.json').write_text(json.dumps(about, indent=1) + '\n')
+    for name in arguments.cases or CASES:
+        is_small = has_gpu and (name.startswith('card') or 'offload' in name)
+        with small_card(name) if is_small else contextlib.nullcontext() as card_bytes:
+            started = time.monotonic()
+            command = [sys.executable, __file__, '--one', name, str(arguments.out)]
+            command += ['--scale', str(arguments.scale), '--side', str(arguments.side), '--steps', str(arguments.steps)]
+            other_user: dict[str, Any] = {'user': NOBODY, 'group': NOBODY} if is_small and os.getuid() == 0 else {}
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, timeout=arguments.timeout, **other_user,
+                    env={**os.environ, 'HOME': '/tmp', 'TRITON_CACHE_DIR': f'/tmp/triton-{bool(other_user)}',
+                         'TORCHINDUCTOR_CACHE_DIR': f'/tmp/inductor-{bool(other_user)}'},
+                )  # fmt: skip
+                status, output, errors = done.returncode, done.stdout, done.stderr
+            except subprocess.TimeoutExpired as late:
+                status, output = 124, ''
+                errors = (late.stderr or b'').decode() if isinstance(late.stderr, bytes) else str(late.stderr)
+        lines = output.strip().splitlines()
+        found = json.loads(lines[-1]) if lines and lines[-1].startswith('{') else {'failed': f'exit {status}'}
+        found |= {'case': name, 'status': status, 'seconds_in_all': round(time.monotonic() - started, 1)}
+        if card_bytes:
+            found['card_bytes'] = card_bytes
+        if (status and status != 77) or errors:
+            found['stderr'] = errors.strip().splitlines()[-8:]
+        (arguments.out / f'{name}.json').write_text(json.dumps(found, indent=1) + '\n')
+        failed += status not in (0, 77)
+        print(f'{name}: {"ok" if not status else "skipped" if status == 77 else found.get("failed")},', flush=True,
+              end=f' {found["seconds_in_all"]} s\n')  # fmt: skip
+    return int(failed > 0)
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n\n')[0])
+    parser.add_argument('--watch', action='store_true', help=argparse.SUPPRESS)
+    parser.add_argument('--ballast', type=int, help=argparse.SUPPRESS)
+    parser.add_argument('--one', help=argparse.SUPPRESS)
+    parser.add_argument('--scale', type=int, default=1)
+    parser.add_argument('--side', type=int, default=1024)
+    parser.add_argument('--steps', type=int, default=2)
+    parser.add_argument('--timeout', type=float, default=240)
+    parser.add_argument('out', type=Path, nargs='?')
+    parser.add_argument('cases', nargs='*', metavar='CASE')
+    given = parser.parse_intermixed_args()
+    if given.watch:
+        watch()
+    elif given.ballast:
+        ballast(given.ballast)
+    elif given.one:
+        import full_flux as full
+        import torch
+
+        run_one(given.one, given)
+    else:
+        sys.exit(run_all(given))

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slices: a component that is larger than what is free runs block by block.
+
+Where memory is short, adoption lays the blocks of a component in regions of their own, in the order of the module.
+As long as all of them fit, nothing is different. When they do not, a call leases only what is in no block, and each
+block brings its slices when it is reached. The slice that was used last leaves first: blocks are called in turn, so
+it is the one that is needed again last, and those at the front stay. What is copied per call is what does not fit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from . import entry, guards
+from ._unstick import Lease, OutOfDeviceMemoryError, Region
+from .storages import Group
+
+if TYPE_CHECKING:
+    from .component import Component
+
+SLICE_BYTES = 256 << 20
+N_SLICES = 16
+"""Small components are cut finer than SLICE_BYTES."""
+
+SHARE = 0.75
+"""A component that would take more than this of what there is for models may have to run block by block."""
+
+
+def blocks_of(module: nn.Module) -> dict[str, nn.Module]:
+    """The elements of the outermost lists of modules, by name: what a model calls in turn."""
+    lists: list[str] = []
+    found: dict[str, nn.Module] = {}
+    for name, part in module.named_modules():
+        if isinstance(part, nn.ModuleList) and len(part) > 1 and not any(name.startswith(f'{one}.') for one in lists):
+            lists.append(name)
+            found |= {f'{name}.{index}': block for index, block in enumerate(part)}
+    return found
+
+
+def block_of(group: Group, blocks: dict[str, nn.Module]) -> str | None:
+    """The block that a group's tensors are of; None if that is none, or several."""
+    found = set()
+    for tensor in group.tensors:
+        if tensor.kind != 'alias':
+            parts = tensor.name.split('.')
+            names = ('.'.join(parts[:n]) for n in range(1, len(parts)))
+            found.add(next((name for name in names if name in blocks), None))
+    return found.pop() if len(found) == 1 else None
+
+
+@dataclass(slots=True)
+class Part:
+    """What goes in one region: groups of storages, and the blocks that they are of."""
+
+    groups: list[Group]
+    blocks: list[nn.Module] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Slice:
+    region: weakref.ref[Region]
+    lease: Lease | None = None
+    n_uses: int = 0
+    used_at: int = 0
+
+
+class Slices:
+    """The slices of one component, and the call that runs over them."""
+
+    def __init__(self, component: Component) -> None:
+        self._component = weakref.ref(component)
+        self.is_streaming = False
+        self._budget_bytes = 0
+        self._slices: dict[int, Slice] = {}
+        self._of: weakref.WeakKeyDictionary[nn.Module, Slice] = weakref.WeakKeyDictionary()
+        self._clock = itertools.count(1)
+
+    def __bool__(self) -> bool:
+        return bool(self._slices)
+
+    @property
+    def component(self) -> Component:
+        component = self._component()
+        assert component is not None  # who calls holds it
+        return component
+
+    # --- at adoption ---
+
+    def cut(self, groups: list[Group]) -> list[Part]:
+        """How groups are to be laid in regions: in one if there is plenty of room; else first what is in no block."""
+        module, room = self.component.module, self.component.room
+        total = sum(group.nbytes for group in groups)
+        there = room.free_bytes(keep=self.component) + (total if room.device.kind == 'cuda' else 0)
+        blocks = blocks_of(module) if module is not None else {}
+        if not blocks or self.component.regions or total <= SHARE * there:
+            return [Part(groups)]
+        base = Part([])
+        inner: dict[str, list[Group]] = {name: [] for name in blocks}
+        for group in groups:
+            name = block_of(group, blocks)
+            (inner[name] if name is not None else base.groups).append(group)
+        parts, nbytes = [base], min(SLICE_BYTES, total // N_SLICES)
+        for name, own in inner.items():
+            if len(parts) == 1 or sum(group.nbytes for group in parts[-1].groups) >= nbytes:
+                parts.append(Part([]))
+            parts[-1].groups += own
+            parts[-1].blocks.append(blocks[name])
+        return [part for part in parts if part.groups]
+
+    def add(self, region: Region, blocks: list[nn.Module]) -> None:
+        """A region was filled with what these blocks hold."""
+        one = Slice(weakref.ref(region))
+        self._slices[region.address] = one
+        for block in blocks:
+            self._of[block] = one
+
+    def outside(self) -> list[Region]:
+        """The component's regions that are no slices: what a call needs from its beginning to its end."""
+        slices = {id(one.region()) for one in self._slices.values()}
+        return [region for region in self.component.regions if id(region) not in slices]
+
+    # --- a call ---
+
+    def begin(self) -> bool:
+        """Before a call of the component: True if it has to run block by block, what is in no block being there."""
+        component, room = self.component, self.component.room
+        missing = component.nbytes + component.working_bytes - component.resident_bytes - room.free_bytes()
+        if missing <= 0:
+            return False
+        room.give_way(missing, component)
+        there = component.resident_bytes + room.free_bytes()
+        self._budget_bytes = max(there - component.working_bytes, self._least_bytes())
+        if self._budget_bytes >= component.nbytes:
+            return False
+        if component.working_bytes:
+            room.give_back()
+        self.is_streaming = True
+        try:
+            guards.install(component, with_forward=False)
+            for block in self._of:
+                entry.attach_block(block, self)
+            self._drop(component.resident_bytes - self._budget_bytes, from_the_end=True)
+            for region in self.outside():
+                self._bring(region)
+        except BaseException:
+            self.is_streaming = False
+            raise
+        return True
+
+    def end(self) -> None:
+        self.is_streaming = False
+
+    def enter(self, block: nn.Module) -> None:
+        """A block is called: what it lies in comes back and stays until leave()."""
+        with self.component.room.lock:
+            if not self.is_streaming and self.component.is_leased:
+                return  # all of it is there
+            one = self._of.get(block)
+            region = one.region() if one is not None else None
+            if one is None or region is None:
+                return
+            if not one.n_uses:
+                self._bring(region)
+                one.lease = region.lease(cancel_eviction=True)
+            one.n_uses += 1
+
+    def leave(self, block: nn.Module) -> None:
+        with self.component.room.lock:
+            one = self._of.get(block)
+            if one is not None and one.n_uses:
+                one.n_uses -= 1
+                if not one.n_uses:
+                    one.used_at = next(self._clock)
+                    self._end_lease(one)
+
+    def _end_lease(self, one: Slice) -> None:
+        from .component import current_stream
+
+        stream = current_stream(self.component.room)
+        if one.lease is not None and stream is not None:
+            if stream >= 0:
+                one.lease.use_stream(stream)
+            one.lease.end()
+            one.lease = None
+
+    def _least_bytes(self) -> int:
+        """The least to run with: what is in no block, and two slices."""
+        sizes = [_nbytes(one) for one in self._slices.values()]
+        return int(self.component.nbytes - sum(sizes) + 2 * max(sizes, default=0))
+
+    def _bring(self, region: Region) -> None:
+        room = self.component.room
+        while region.state != 'resident':
+            info = region.info()
+            missing = info['bytes'] - info['resident_bytes']
+            self._drop(self.component.resident_bytes + missing - self._budget_bytes)
+            shortage = None
+            try:
+                region.restore().wait()
+            except OutOfDeviceMemoryError as error:
+                shortage = error.with_traceback(None)
+            if shortage is not None:
+                short = shortage.required_bytes - shortage.available_bytes
+                if not self._drop(short) and not room.make(short, self.component):
+                    try:
+                        raise shortage
+                    finally:
+                        del shortage  # it holds this frame, which holds it
+
+    def _drop(self, nbytes: int, from_the_end: bool = False) -> bool:
+        """Evicts slices that are not in use: the ones at the end, or the one that was used last. False if none went."""
+        from .component import evict_unless_leased
+
+        gone = 0
+        victims = [one for one in self._slices.values() if not one.n_uses]
+        for one in victims[::-1] if from_the_end else sorted(victims, key=lambda one: -one.used_at):
+            if gone >= nbytes:
+                break
+            region = one.region()
+            if region is not None and (resident := region.info()['resident_bytes']):
+                evict_unless_leased(region)
+                gone += resident - region.info()['resident_bytes']
+        return gone > 0
+
+
+def _nbytes(one: Slice) -> int:
+    region = one.region()
+    return region.info()['bytes'] if region is not None else 0

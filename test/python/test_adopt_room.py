@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adopting where there is no room for a second copy.
+
+The host device does not see torch's own memory, so a card is acted: what torch holds (and what its cache has not given
+back) is taken from the device by somebody else, as the fault device calls it.
+"""
+
+import pytest
+
+torch = pytest.importorskip('torch')
+
+from torch import nn  # noqa: E402
+from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
+
+import unstick  # noqa: E402
+from unstick import adoption, component, room  # noqa: E402
+from unstick._unstick import FaultDevice  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+KIB, MIB = 1 << 10, 1 << 20
+TOTAL = 256 * MIB
+SENTINELS = 128 * KIB
+
+
+class Card:
+    """A card of so many bytes on which torch has loaded a module."""
+
+    def __init__(self, context, module, nbytes, is_one_segment=False):
+        self.device = FaultDevice(context, f'host:{TOTAL}', granule_bytes=64 * KIB)
+        self.nbytes = nbytes
+        self.is_one_segment = is_one_segment
+        self.old = [(StorageWeakRef(one.untyped_storage()), one.untyped_storage().nbytes())
+                    for one in module.parameters()]  # fmt: skip
+        self.loaded = sum(nbytes for _, nbytes in self.old)
+        self.n_given_back = 0
+        self.give_back(None)
+
+    def give_back(self, _):
+        """What torch.cuda.empty_cache() does; one segment goes only as a whole."""
+        held = sum(nbytes for ref, nbytes in self.old if not ref.expired())
+        if self.is_one_segment and held:
+            held = self.loaded
+        self.device.set_faults(steal_bytes=TOTAL - self.nbytes + held)
+        self.n_given_back += 1
+        return True
+
+
+def made(n=24, width=256):
+    torch.manual_seed(1)
+    return nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(n))).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def acted(monkeypatch):
+    monkeypatch.setattr(adoption, 'CHUNK_BYTES', 1 * MIB)
+    monkeypatch.setattr(adoption, 'TIGHT_CHUNK_BYTES', 256 * KIB)
+
+    def act(card):
+        monkeypatch.setattr(room.Room, 'give_back', lambda self: card.give_back(self))
+
+    return act
+
+
+SIZE = 24 * 256 * KIB
+
+
+def check(model, module, expected, x):
+    assert not model.adoption.left and not model.adoption.still_held_bytes
+    assert model.nbytes == SIZE
+    assert torch.equal(module(x), expected)
+    assert model.evict().nbytes == SIZE
+    assert torch.equal(module(x), expected)
+    assert model.is_resident
+
+
+@pytest.mark.parametrize('is_one_segment', [False, True])
+def test_model_and_a_chunk(context, acted, is_one_segment):
+    """In one segment nothing of the old memory comes back before all of it is dead: then it goes through the backup."""
+    module, x = made(), torch.randn(2, 256)
+    expected = module(x)
+    card = Card(context, module, SIZE + 1 * MIB + SENTINELS, is_one_segment)
+    acted(card)
+    model = unstick.adopt(module, device=card.device)
+    check(model, module, expected, x)
+    assert len(next(iter(model.components.values())).regions) == 6
+    assert card.n_given_back > 1
+
+
+def test_tight(context, acted):
+    module, x = made(), torch.randn(2, 256)
+    expected = module(x)
+    card = Card(context, module, SIZE + 256 * KIB + SENTINELS)
+    acted(card)
+    check(unstick.adopt(module, device=card.device, tight=True), module, expected, x)
+
+
+def test_tight_with_tensors_larger_than_a_chunk(context, acted):
+    """They have no room beside themselves: their bytes wait on the host."""
+    module, x = made(6, 512), torch.randn(2, 512)
+    expected = module(x)
+    card = Card(context, module, SIZE + 64 * KIB + SENTINELS)
+    acted(card)
+    check(unstick.adopt(module, device=card.device, tight=True), module, expected, x)
+
+
+def test_not_a_byte_more_than_the_model(context, acted):
+    module, x = made(), torch.randn(2, 256)
+    expected = module(x)
+    card = Card(context, module, SIZE + SENTINELS)
+    acted(card)
+    check(unstick.adopt(module, device=card.device), module, expected, x)
+
+
+def test_with_room_it_is_one_copy(context, acted):
+    module, x = made(), torch.randn(2, 256)
+    expected = module(x)
+    card = Card(context, module, 2 * SIZE + SENTINELS)
+    acted(card)
+    model = unstick.adopt(module, device=card.device)
+    assert len(next(iter(model.components.values())).regions) == 1
+    check(model, module, expected, x)
+
+
+def test_others_leave(context, acted):
+    other, x = made(), torch.randn(2, 256)
+    card = Card(context, other, 2 * SIZE + SENTINELS)
+    acted(card)
+    first = unstick.adopt(other, device=card.device)
+    expected_other = other(x)
+    torch.manual_seed(2)
+    module = made()
+    expected = module(x)
+    card.old += [(StorageWeakRef(one.untyped_storage()), one.untyped_storage().nbytes())
+                 for one in module.parameters()]  # fmt: skip
+    card.give_back(None)
+    second = unstick.adopt(module, device=card.device)
+    assert second.is_resident and first.resident_bytes < SIZE
+    assert torch.equal(module(x), expected) and torch.equal(other(x), expected_other)
+
+
+@pytest.mark.parametrize('tight', [False, True])
+def test_where_even_that_does_not_fit_nothing_is_lost(context, acted, tight):
+    module, x = made(6, 512), torch.randn(2, 512)
+    expected = module(x)
+    card = Card(context, module, SIZE - 1 * MIB)
+    acted(card)
+    with pytest.raises(unstick.OutOfDeviceMemoryError):
+        unstick.adopt(module, device=card.device, tight=tight)
+    card.nbytes = 4 * SIZE
+    card.give_back(None)
+    assert torch.equal(module(x), expected)
+    check(unstick.adopt(module, device=card.device), module, expected, x)
+
+
+def test_a_group_of_several_storages_by_host(device):
+    """Bytes that two storages share are one piece, on the way out, back, and after a failure."""
+    from unstick.storages import by_range, by_storage, move_by_host
+    from unstick.walk import Found
+
+    whole = torch.arange(64 * KIB, dtype=torch.uint8)
+    twin = torch.from_dlpack(whole[4096:])
+    expected = whole.clone()
+    region = unstick.Region(device, 'twins', 64 * KIB)
+
+    def groups():
+        return by_range(by_storage([Found('whole', 'buffer', whole), Found('twin', 'alias', twin)]))
+
+    def fail():
+        raise MemoryError
+
+    (group,) = groups()
+    with pytest.raises(MemoryError):
+        move_by_host([(group, 0)], region, torch.device('cpu'), fail)
+    assert torch.equal(whole, expected) and torch.equal(twin, expected[4096:])
+    twin[0] = 77
+    assert whole[4096] == 77
+    (group,) = groups()
+    move_by_host([(group, 0)], region, torch.device('cpu'), lambda: region.restore().wait())
+    assert whole.data_ptr() == region.address and twin.data_ptr() == region.address + 4096
+    assert whole[4096] == 77 and torch.equal(twin[1:], expected[4097:])
+
+
+def test_chunks():
+    def group(nbytes):
+        return component.Group(0, nbytes, [])
+
+    sizes = [512, 512, 5120, 100, 1, 1024]
+    chunks = list(component.in_chunks([group(one) for one in sizes], 1024))
+    assert [[one.nbytes for one in chunk] for chunk in chunks] == [[512, 512], [5120], [100, 1], [1024]]

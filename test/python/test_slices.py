@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A component that is larger than what is free runs block by block."""
+
+import threading
+
+import pytest
+
+import unstick
+
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip('torch')
+nn = torch.nn
+
+MIB = 1 << 20
+WIDTH = 512  # a block of 1 MiB
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.fails = False
+
+    def forward(self, x):
+        if self.fails:
+            raise ValueError('planted')
+        return x + torch.tanh(self.linear(x))
+
+
+class Stack(nn.Module):
+    def __init__(self, n_blocks=16):
+        super().__init__()
+        self.first = nn.Linear(WIDTH, WIDTH)
+        self.blocks = nn.ModuleList(Block() for _ in range(n_blocks))
+        self.last = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x)
+
+
+@pytest.fixture
+def device():
+    return unstick.Device(unstick.Context(), 'host:20MiB', granule_bytes=MIB)
+
+
+@pytest.fixture
+def stack():
+    torch.manual_seed(0)
+    return Stack().eval().requires_grad_(False)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(4, WIDTH)
+
+
+def ballast(device, nbytes):
+    region = unstick.Region(device, 'ballast', nbytes)
+    region.restore().wait()
+    return region
+
+
+def squeezed(device, stack, leave_bytes):
+    """The model, adopted and evicted, and so much of the device left."""
+    model = unstick.adopt(stack, 'stack', device=device)
+    model.evict()
+    return model, ballast(device, 20 * MIB - leave_bytes)
+
+
+def test_with_plenty_of_room_a_component_is_one_region(stack):
+    device = unstick.Device(unstick.Context(), 'host:64MiB', granule_bytes=MIB)
+    model = unstick.adopt(stack, 'stack', device=device)
+    assert len(model.components['Stack'].regions) == 1
+
+
+def test_where_memory_is_short_blocks_have_regions_of_their_own(device, stack):
+    model = unstick.adopt(stack, 'stack', device=device)
+    component = model.components['Stack']
+    assert len(component.regions) > 8
+    assert all(one.info()['resident_bytes'] for one in component.regions)
+    assert model.nbytes == 18 * MIB + 2 * 4 * WIDTH
+
+
+def test_it_runs_in_a_third_of_its_size_with_the_same_result(device, stack, x):
+    expected = stack(x)
+    model, _held = squeezed(device, stack, 7 * MIB)
+    for _ in range(3):
+        assert torch.equal(stack(x), expected)
+    assert 0 < model.resident_bytes <= 7 * MIB
+    assert device.info()['resident_bytes'] <= 20 * MIB
+
+
+def test_only_what_does_not_fit_is_copied(device, stack, x, monkeypatch):
+    from unstick.slices import Slices
+
+    model, _held = squeezed(device, stack, 14 * MIB)
+    stack(x)
+    regions = model.components['Stack'].regions
+    assert len(regions) == 9
+    n_fitting = (14 * MIB - regions[0].info()['resident_bytes']) // regions[1].info()['bytes']
+    came = []
+    bring = Slices._bring
+
+    def counting(self, region):
+        came.append(region.state != 'resident')
+        bring(self, region)
+
+    monkeypatch.setattr(Slices, '_bring', counting)
+    for _ in range(4):
+        came.clear()
+        stack(x)
+        assert sum(came) == 8 - n_fitting
+
+
+def test_when_there_is_room_again_nothing_is_streamed(device, stack, x):
+    expected = stack(x)
+    model, held = squeezed(device, stack, 7 * MIB)
+    stack(x)
+    held.release().wait()
+    del held
+    assert torch.equal(stack(x), expected)
+    assert model.state == 'resident'
+    assert torch.equal(stack(x), expected)
+
+
+def test_others_go_before_the_component_is_cut(device, stack, x):
+    other = nn.Linear(WIDTH, 2 * WIDTH, bias=False).requires_grad_(False)
+    other_model = unstick.adopt(other, 'other', device=device)
+    model = unstick.adopt(stack, 'stack', device=device)
+    other(x)
+    stack(x)
+    assert model.state == 'resident'
+    assert torch.equal(other(x), torch.nn.functional.linear(x, other.weight))
+    assert other_model.state == 'resident'
+
+
+def test_reading_what_cannot_come_back_is_an_error_and_loses_nothing(device, stack, x):
+    expected = stack(x)
+    model, held = squeezed(device, stack, 7 * MIB)
+    stack(x)
+    with pytest.raises(unstick.OutOfDeviceMemoryError):
+        stack.state_dict()
+    with pytest.raises(unstick.OutOfDeviceMemoryError):
+        model.restore()
+    assert torch.equal(stack(x), expected)
+    held.release().wait()
+    del held
+    assert set(stack.state_dict()) and model.state == 'resident'
+
+
+def test_a_failure_in_the_middle_leaves_nothing_leased(device, stack, x):
+    expected = stack(x)
+    model, _held = squeezed(device, stack, 7 * MIB)
+    stack.blocks[9].fails = True
+    with pytest.raises(ValueError, match='planted'):
+        stack(x)
+    assert not model.components['Stack'].is_in_use
+    assert all(region.info()['n_leases'] == 0 for region in model.components['Stack'].regions)
+    stack.blocks[9].fails = False
+    assert torch.equal(stack(x), expected)
+    model.evict()
+    assert model.resident_bytes == 0
+
+
+def test_a_block_that_is_called_by_itself_comes_back(device, stack, x):
+    expected = stack.blocks[15](x)
+    _model, _held = squeezed(device, stack, 7 * MIB)
+    stack(x)
+    assert torch.equal(stack.blocks[15](x), expected)
+
+
+def test_two_threads_share_the_slices(device, stack, x):
+    expected = stack(x)
+    _model, _held = squeezed(device, stack, 8 * MIB)
+    found = []
+
+    def call():
+        for _ in range(5):
+            found.append(torch.equal(stack(x), expected))
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 10
+
+
+def test_guard_raise_does_not_run_block_by_block(device, stack, x):
+    model = unstick.adopt(stack, 'stack', device=device, guard='raise')
+    model.evict()
+    with pytest.raises(unstick.EvictedError):
+        stack(x)
+
+
+def test_less_than_two_slices_is_out_of_memory(device, stack, x):
+    model, _held = squeezed(device, stack, 2 * MIB)
+    with pytest.raises(unstick.OutOfDeviceMemoryError):
+        stack(x)
+    assert not model.components['Stack'].is_in_use
