@@ -177,8 +177,8 @@ def markdown(result: dict[str, Any]) -> str:
         f'{what}, random weights'
         + ''.join(f'; {name} (bitsandbytes) {size(nbytes)}' for name, nbytes in sizes.items())
         + f'. An image is {result["options"]["size"]} pixels square, in one step where not said otherwise. Medians, '
-        'the worst in brackets. "Left" is the driver\'s account of the process (NVML), beyond what it used before it had '
-        'a model, while references to all tensors are held.',
+        'the worst in brackets. "Left" is the driver\'s account of the process (NVML), beyond what it used before it '
+        'had a model, while references to all tensors are held.',
         '',
         f'`{result["command"]}` took {result["seconds"]:.0f} s.',
     ]
@@ -208,7 +208,7 @@ def markdown(result: dict[str, Any]) -> str:
             body = larger(result, model)
             if 'image_s' in loads[0]:
                 whole = seconds(loads[0]['image_s'][model])
-                body += ['', f'With all of it on the device an image takes {whole} ms.'] if body else []
+                body += ['', f'With all of it on the device, right after it was loaded, an image took {whole} ms.'] if body else []
             section(f'{what}, {size(nbytes)}, on {size(room)}: {pixels} pixels square, steps: {steps}', body)
     section('Contents, and what is left', contents(result))
     failed = [

@@ -307,7 +307,7 @@ class Run:
     def load(self, worker: Worker) -> None:
         """Models under the tool, and an image of each."""
         started, used = self.elapsed, self.used()
-        loaded = worker.call('load', timeout=240, times=1 if worker.is_larger else 2)
+        loaded = worker.call('load', timeout=240, times=1 if worker.is_larger and not worker.kind.has_moves else 2)
         if loaded is None:
             return
         worker.loaded = loaded
@@ -485,7 +485,7 @@ def main() -> int:
     parser.add_argument('--add', type=Path, help='the compare.json of an earlier run: its other tools are taken over')
     parser.add_argument('--runs', type=int, default=0, help='how often each model comes back and leaves')
     parser.add_argument('--rows', type=int, default=0, help='how often A, B, A, B')
-    parser.add_argument('--size', type=int, default=512, help='of an image, in pixels; twice that where the pipeline is too large')
+    parser.add_argument('--size', type=int, default=512, help='of an image, in pixels; twice that on too small a card')
     parser.add_argument('--steps', type=int, default=0, help='of images of a pipeline that is too large')
     parser.add_argument('--working', type=float, default=3.0, help='GiB beside the weights in every room')
     parser.add_argument('--task-seconds', type=float, default=6.0, help='then a tool is done with a task')

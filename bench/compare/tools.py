@@ -719,8 +719,8 @@ class Plain(Tool):
 TOOLS: dict[str, type[Tool]] = {
     tool.name: tool
     for tool in (
-        Unstick, UnstickCache, MemorySaverRetained, MemorySaver, MemorySaverDisk, ToCpu, Del, Safetensors, Reload, ModelOffload,
-        GroupOffload, BlockOffload, SequentialOffload, Checkpoint, Plain,
+        Unstick, UnstickCache, MemorySaverRetained, MemorySaver, MemorySaverDisk, ToCpu, Del, Safetensors, Reload,
+        ModelOffload, GroupOffload, BlockOffload, SequentialOffload, Checkpoint, Plain,
     )
 }  # fmt: skip
 

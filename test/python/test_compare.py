@@ -181,8 +181,8 @@ def test_dry_run(torch: Any, tmp_path: Path) -> None:
         pytest.skip('there is a GPU: the real run is the test')
     out = tmp_path / 'out'
     done = subprocess.run(
-        [sys.executable, FOLDER / 'run.py', '--out', out, '--tools', 'unstick,unstick_cache,del', '--runs', '1', '--rows', '1',
-         '--steps', '1', '--budget', '850'],
+        [sys.executable, FOLDER / 'run.py', '--out', out, '--tools', 'unstick,unstick_cache,del', '--runs', '1',
+         '--rows', '1', '--steps', '1', '--budget', '850'],
         capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
