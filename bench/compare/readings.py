@@ -12,7 +12,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-
 UNKNOWN = (1 << 64) - 1
 
 

@@ -208,7 +208,8 @@ def markdown(result: dict[str, Any]) -> str:
             body = larger(result, model)
             if 'image_s' in loads[0]:
                 whole = seconds(loads[0]['image_s'][model])
-                body += ['', f'With all of it on the device, right after it was loaded, an image took {whole} ms.'] if body else []
+                whole = f'With all of it on the device, right after it was loaded, an image took {whole} ms.'
+                body += ['', whole] if body else []
             section(f'{what}, {size(nbytes)}, on {size(room)}: {pixels} pixels square, steps: {steps}', body)
     section('Contents, and what is left', contents(result))
     failed = [

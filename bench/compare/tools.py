@@ -206,6 +206,10 @@ class Unstick(Tool):
         waiter.start()
         return waiter.join
 
+    def vacate(self) -> None:
+        self.resident = set(self.pipes)  # any may have come back by itself
+        super().vacate()
+
     def used_bytes(self) -> int:
         return int(self.unstick_device.info()['resident_bytes']) if self.models else 0
 
@@ -272,10 +276,6 @@ class UnstickCache(Unstick):
         if self._use is not None:
             self._use.__exit__(None, None, None)
             self._use = None
-
-    def vacate(self) -> None:
-        self.resident = set(self.pipes)  # parts of any may be there
-        super().vacate()
 
 
 # --- plain torch ---
