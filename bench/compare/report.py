@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,15 @@ def markdown(result: dict[str, Any]) -> str:
     section('Not run, or not all of it', [f'* {skipped_name(result, one)}: {one["why"]}' for one in result['skipped']])
     used = [f'* {tool["label"]}: `{tool["how"]}`' for _, tool in tools(result, 'load', 'load_larger')]
     section('How each tool was used', used)
-    return '\n'.join(lines) + '\n'
+    return '\n'.join(wrapped(line) for line in lines) + '\n'
+
+
+def wrapped(line: str) -> str:
+    """As long as other lines of the repository; a row of a table has to be one line."""
+    if line.startswith(('|', '#')):
+        return line
+    indent = '  ' if line.startswith('* ') else ''
+    return textwrap.fill(line, 118, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def skipped_name(result: dict[str, Any], one: dict[str, str]) -> str:
