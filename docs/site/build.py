@@ -123,7 +123,7 @@ class Site:
             self.faults.append(f'{source}: {target} leads nowhere')
             return target
         elif path.endswith('.svg'):
-            there = self.images.setdefault(path, posixpath.relpath(path, 'docs'))
+            there = self.images.setdefault(path, path.removeprefix('docs/'))
         elif (self.root / path).stat().st_size > 1 << 20:
             self.faults.append(f'{source}: {target} is too large to show')
             return target
