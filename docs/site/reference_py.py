@@ -19,6 +19,8 @@ URL = 'reference/python.html'
 # What `__all__` holds, in the order in which it pays to read it; the exceptions follow from the status map.
 GROUPS = {
     'Models': ['Cache', 'Use', 'Loaded', 'adopt', 'Model', 'Component', 'dismantle'],
+    'One cache for a process': ['shared', 'shared_caches', 'forget_shared', 'key', 'stripped'],
+    'The machine': ['gpus', 'reading', 'system'],
     'Who holds memory': ['holders', 'Holders', 'Chain', 'Step', 'cycles', 'Cycles', 'Cycle'],
     "Torch's allocator": ['allocator', 'Allocator'],
     'Other processes': ['hibernate', 'wake', 'hibernate_state', 'Hibernation'],

@@ -16,6 +16,8 @@ from .reclaiming import cuda, perform
 FIRST_CALL_BYTES = 4 << 30
 """More than the decoder of a VAE takes for an image of 1024 x 1024."""
 
+MARGIN_BYTES = 64 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -67,15 +69,16 @@ class Working:
     """What the calls of one component took at most."""
 
     learned_bytes: int = 0
-    _allocated_before: int | None = None
+    _before: Reading | None = None
 
     @property
     def needed_bytes(self) -> int:
-        return self.learned_bytes or FIRST_CALL_BYTES
+        """What to have ready for the next call: what was learned and a quarter, as the allocator rounds and splits."""
+        return self.learned_bytes + self.learned_bytes // 4 + MARGIN_BYTES if self.learned_bytes else FIRST_CALL_BYTES
 
     def begin(self, now: Reading) -> int:
         """A call begins; the bytes that it may be short of."""
-        self._allocated_before = now.allocated_bytes
+        self._before = now
         return max(0, self.needed_bytes - now.available_bytes)
 
     def fail(self) -> None:
@@ -83,8 +86,9 @@ class Working:
         self.learned_bytes = max(2 * self.learned_bytes, FIRST_CALL_BYTES)
 
     def end(self, now: Reading | None) -> None:
-        """The call has ended. It took no more than what was reserved, or allocated at a time, above what was before."""
-        if now is not None and self._allocated_before is not None:
-            taken = min(now.reserved_bytes, now.peak_bytes) - self._allocated_before
-            self.learned_bytes = max(self.learned_bytes, taken, 1)
-        self._allocated_before = None
+        """The call has ended. If it made the peak, that says what it took; else it is at most what was reserved."""
+        if now is not None and self._before is not None:
+            is_peak = now.peak_bytes > self._before.peak_bytes
+            most = now.peak_bytes if is_peak else min(now.reserved_bytes, now.peak_bytes)
+            self.learned_bytes = max(self.learned_bytes, most - self._before.allocated_bytes, 1)
+        self._before = None
