@@ -9,7 +9,7 @@ process's baseline); tight-8-bit (adopt with `tight=True`); rows-8-bit, rows-4-b
 model, and unstick in its place); denoise (a loop beside a backup and beside a restore); graphs (a raw CUDA graph and
 reduce-overhead); card-8-bit, card-4-bit (a pipeline larger than the card, which a ballast makes small, as another
 user), whole-8-bit, whole-4-bit (the same without the ballast), model-offload-8-bit, group-offload-8-bit and so on (the
-same card with what diffusers has).
+same card with what diffusers has); switch (a cache with room for one of two).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import unstick
 
 GIB = 1 << 30
 MIB = 1 << 20
-CARD_BYTES = {'8-bit': 12 * GIB, '4-bit': 8 * GIB}
+CARD_BYTES = {'8-bit': 12 * GIB, '4-bit': 8 * GIB, 'switch': 20 * GIB}
 NOBODY = 65534
 
 
@@ -458,6 +458,32 @@ def graphs(case: Case) -> None:
         case.found['cudagraph_skips'] = counters['inductor'].get('cudagraph_skips', 0)
 
 
+def switch(case: Case) -> None:
+    """The cache with room for one model and 3 GiB: how long the image after each switch takes, and the next one."""
+    cache = unstick.Cache(working_bytes=2 * GIB)
+
+    def load(_: str, quantization: str) -> Any:
+        return full.flux(quantization, case.device, case.scale)
+
+    rounds = []
+    for number in range(4):
+        for quantization, nbytes in (('8-bit', 18234850304), ('4-bit', 11428416000)):
+            started = time.monotonic()
+            with cache.use('flux', quantization, load=load, required_bytes=nbytes // case.scale) as pipe:
+                case.sync()
+                times = {'enter': time.monotonic() - started}
+                for image in ('first', 'second'):
+                    started = time.monotonic()
+                    with case.profiled(f'{quantization}_{number}_{image}'):
+                        times['digest'] = case.image(pipe)
+                    times[image] = time.monotonic() - started
+                case.memory(f'{quantization}_{number}')
+                started = time.monotonic()
+            times['leave'] = time.monotonic() - started
+            rounds.append({'quantization': quantization, **times})
+    case.found['rounds'] = rounds
+
+
 def card(case: Case, quantization: str) -> None:
     """Component by component onto a card that cannot hold them all, then images as if it could."""
     peak = Peak()
@@ -553,9 +579,9 @@ def ballast(card_bytes: int) -> None:
 
 @contextlib.contextmanager
 def small_card(case_name: str) -> Iterator[int]:
-    quantization = case_name.partition('-')[2] if case_name.startswith('card') else case_name.partition('offload-')[2]
+    model = case_name.partition('-')[2] if case_name.startswith('card') else case_name.partition('offload-')[2]
     process = subprocess.Popen(
-        [sys.executable, __file__, '--ballast', str(CARD_BYTES[quantization])],
+        [sys.executable, __file__, '--ballast', str(CARD_BYTES[model or case_name])],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
@@ -575,6 +601,7 @@ CASES: dict[str, Callable[[Case], None]] = {
     'rows-4-bit': lambda case: rows(case, '4-bit'),
     'denoise': denoise,
     'graphs': graphs,
+    'switch': switch,
     'whole-8-bit': lambda case: whole(case, '8-bit'),
     'card-8-bit': lambda case: card(case, '8-bit'),
     'model-offload-8-bit': lambda case: offload(case, '8-bit', 'model'),
@@ -621,7 +648,7 @@ def run_all(arguments: argparse.Namespace) -> int:
         about[package] = version(package)
     (arguments.out / 'about.json').write_text(json.dumps(about, indent=1) + '\n')
     for name in arguments.cases or CASES:
-        is_small = has_gpu and (name.startswith('card') or 'offload' in name)
+        is_small = has_gpu and (name.startswith('card') or 'offload' in name or name == 'switch')
         with small_card(name) if is_small else contextlib.nullcontext() as card_bytes:
             started = time.monotonic()
             command = [sys.executable, __file__, '--one', name, str(arguments.out)]
