@@ -18,7 +18,7 @@ import manual  # noqa: E402
 import reference_c  # noqa: E402
 import reference_py  # noqa: E402
 
-COPIED = ('docs', 'include', 'examples', 'bench/results/README.md', 'python/unstick', 'python/_unstick')
+COPIED = ('docs', 'include', 'examples', 'bench', 'integrations', 'python/unstick', 'python/_unstick')
 
 
 BROKEN = [
