@@ -21,8 +21,10 @@ import gc
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -654,16 +656,20 @@ def run_all(arguments: argparse.Namespace) -> int:
             command = [sys.executable, __file__, '--one', name, str(arguments.out)]
             command += ['--scale', str(arguments.scale), '--side', str(arguments.side), '--steps', str(arguments.steps)]
             other_user: dict[str, Any] = {'user': NOBODY, 'group': NOBODY} if is_small and os.getuid() == 0 else {}
+            home = tempfile.mkdtemp(prefix='unstick-bench-')
+            if other_user:
+                os.chown(home, NOBODY, NOBODY)
             try:
                 done = subprocess.run(
                     command, capture_output=True, text=True, timeout=arguments.timeout, **other_user,
-                    env={**os.environ, 'HOME': '/tmp', 'TRITON_CACHE_DIR': f'/tmp/triton-{bool(other_user)}',
-                         'TORCHINDUCTOR_CACHE_DIR': f'/tmp/inductor-{bool(other_user)}'},
+                    env={**os.environ, 'HOME': home, 'TRITON_CACHE_DIR': f'{home}/triton',
+                         'TORCHINDUCTOR_CACHE_DIR': f'{home}/inductor'},
                 )  # fmt: skip
                 status, output, errors = done.returncode, done.stdout, done.stderr
             except subprocess.TimeoutExpired as late:
                 status, output = 124, ''
                 errors = (late.stderr or b'').decode() if isinstance(late.stderr, bytes) else str(late.stderr)
+            shutil.rmtree(home, ignore_errors=True)
         lines = output.strip().splitlines()
         found = json.loads(lines[-1]) if lines and lines[-1].startswith('{') else {'failed': f'exit {status}'}
         found |= {'case': name, 'status': status, 'seconds_in_all': round(time.monotonic() - started, 1)}
