@@ -80,9 +80,9 @@ class Model:
         leaving = [one for one in self.components.values() if all(other.is_evicted for other in one.models)]
         for one in leaving:
             one.refuse_from_inside('evict')
-        evictions = [one.begin_to_evict() for one in leaving]
-        # While they go, what has left the regions is looked for. It is taken in where there is room, now or then.
+        # What has left the regions returns to its old place, which is there only as long as they are.
         is_waiting = not self._refresh_if_room()
+        evictions = [one.begin_to_evict() for one in leaving]
         moved = [eviction.end() for eviction in evictions]
         if is_waiting:
             self.refresh()
