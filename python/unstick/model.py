@@ -76,12 +76,12 @@ class Model:
         A component that another model uses too stays, until that one is evicted as well.
         """
         started = time.monotonic()
+        # What has left the regions returns to its old place, which is there only as long as they are.
+        is_waiting = not self._refresh_if_room()
         self.is_evicted = True
         leaving = [one for one in self.components.values() if all(other.is_evicted for other in one.models)]
         for one in leaving:
             one.refuse_from_inside('evict')
-        # What has left the regions returns to its old place, which is there only as long as they are.
-        is_waiting = not self._refresh_if_room()
         evictions = [one.begin_to_evict() for one in leaving]
         moved = [eviction.end() for eviction in evictions]
         if is_waiting:
