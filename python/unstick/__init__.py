@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from .hibernation import Hibernation, hibernate, hibernate_state, wake
     from .loading import Loaded, stripped
     from .model import Model
-    from .shared import forget_shared, shared, shared_caches
+    from .sharing import forget_shared, shared, shared_caches
     from .use import Use
 
 # What is imported when it is first asked for, and from where.
@@ -76,16 +76,16 @@ _LATER = {
     'adopt': 'adoption',
     'cycles': 'heap',
     'dismantle': 'dismantling',
-    'forget_shared': 'shared',
+    'forget_shared': 'sharing',
     'hibernate': 'hibernation',
     'hibernate_state': 'hibernation',
     'holders': 'heap',
-    'shared': 'shared',
-    'shared_caches': 'shared',
+    'shared': 'sharing',
+    'shared_caches': 'sharing',
     'stripped': 'loading',
     'wake': 'hibernation',
 }
-_WITHOUT_TORCH = ('cache', 'heap', 'hibernation', 'loading', 'shared', 'use')
+_WITHOUT_TORCH = ('cache', 'heap', 'hibernation', 'loading', 'sharing', 'use')
 
 __all__ = [
     'AdoptError',

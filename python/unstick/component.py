@@ -183,6 +183,7 @@ class Component:
                 if part.blocks:
                     self.slices.add(self._owned[-1], part.blocks)
             self.room.give_back()
+            self.slices.leave_room()
             return
         is_whole = not is_tight and self.room.has_room(sum(rounded(group.nbytes) for group in rest))
         if is_whole and self._take_chunk(rest, device, report, 'room or nothing'):

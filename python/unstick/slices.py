@@ -119,6 +119,11 @@ class Slices:
         for block in blocks:
             self._of[block] = one
 
+    def leave_room(self) -> None:
+        """After adoption: it fills the device, and whoever is called first needs some of it. The last slices leave."""
+        guards.install(self.component)
+        self._drop(2 * max((_nbytes(one) for one in self._slices.values()), default=0), from_the_end=True)
+
     def outside(self) -> list[Region]:
         """The component's regions that are no slices: what a call needs from its beginning to its end."""
         slices = {id(one.region()) for one in self._slices.values()}

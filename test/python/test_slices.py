@@ -80,7 +80,8 @@ def test_where_memory_is_short_blocks_have_regions_of_their_own(device, stack):
     model = unstick.adopt(stack, 'stack', device=device)
     component = model.components['Stack']
     assert len(component.regions) > 8
-    assert all(one.info()['resident_bytes'] for one in component.regions)
+    # Two slices leave at once: whoever is called first needs room, and may be another component.
+    assert [one.state for one in component.regions[-3:]] == ['resident', 'evicted', 'evicted']
     assert model.nbytes == 18 * MIB + 2 * 4 * WIDTH
 
 
