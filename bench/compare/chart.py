@@ -7,14 +7,11 @@ an outline: it did not do what the others did. Colours follow the reader's light
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from html import escape
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from report import seconds, size, values
+from report import command, seconds, size, values
 
 WIDTH, LABEL, ROW, GAP, HEAD = 900, 280, 22, 26, 34
 BARS = WIDTH - LABEL - 215
@@ -126,17 +123,5 @@ def svg(result: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or '').split(':')[0])
-    parser.add_argument('result', type=Path)
-    parser.add_argument('--out', type=Path)
-    arguments = parser.parse_args()
-    text = svg(json.loads(arguments.result.read_text(encoding='utf-8')))
-    if arguments.out is None:
-        print(text, end='')
-    else:
-        arguments.out.write_text(text, encoding='utf-8')
-
-
 if __name__ == '__main__':
-    main()
+    command(svg, __doc__)

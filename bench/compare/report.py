@@ -7,6 +7,7 @@ import argparse
 import json
 import statistics
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -238,12 +239,13 @@ def skipped_name(result: dict[str, Any], one: dict[str, str]) -> str:
     return f'{result["tools"][one["tool"]]["label"]} ({one["phase"]})'
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or '').split(':')[0])
+def command(make: Callable[[dict[str, Any]], str], about: str | None) -> None:
+    """Makes a text of a result that lies in a file: the main program of what does so."""
+    parser = argparse.ArgumentParser(description=(about or '').split(':')[0])
     parser.add_argument('result', type=Path)
     parser.add_argument('--out', type=Path)
     arguments = parser.parse_args()
-    text = markdown(json.loads(arguments.result.read_text(encoding='utf-8')))
+    text = make(json.loads(arguments.result.read_text(encoding='utf-8')))
     if arguments.out is None:
         print(text, end='')
     else:
@@ -251,4 +253,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    command(markdown, __doc__)

@@ -31,11 +31,10 @@ from ._unstick import (
     OutOfDeviceMemoryError,
     Region,
     Task,
-    TimedOutError,
 )
 from .errors import busy, evicted, revoked
 from .report import Adoption, Moved, Taken
-from .room import Room
+from .room import Room, current_stream, end_lease, evict_unless_leased
 from .slices import Slices
 from .storages import Group, move, move_by_host, move_out
 from .working import Working, reading
@@ -207,7 +206,7 @@ class Component:
         n_taken = len(report.taken)
         try:
             places = [(group, region.alloc(group.nbytes)) for group in groups]
-            if how == 'room or nothing' and self._try_to_bring(region) is not None:
+            if how == 'room or nothing' and self.try_to_bring(region) is not None:
                 del self._spans[region.address]
                 return False
             if how == 'by host' or (how == 'make room' and self._shortage(region) is not None):
@@ -236,13 +235,13 @@ class Component:
         torch's cache goes first, then others, and then what came of this very component before: its contents are in
         its backup.
         """
-        shortage = self._try_to_bring(region)
-        for remedy in (self.room.give_back_to, self.room.make, self._make_of_own):
+        shortage = self.try_to_bring(region)
+        for remedy in (self.room.make, self._make_of_own):
             while shortage is not None and remedy(shortage.required_bytes - shortage.available_bytes, self):
-                shortage = self._try_to_bring(region)
+                shortage = self.try_to_bring(region)
         return shortage
 
-    def _try_to_bring(self, region: Region) -> OutOfDeviceMemoryError | None:
+    def try_to_bring(self, region: Region) -> OutOfDeviceMemoryError | None:
         try:
             region.restore().wait()
         except OutOfDeviceMemoryError as error:
@@ -453,11 +452,11 @@ class Component:
         if not self.slices or module is not self.module or self.guard == 'raise' or current_stream(self.room) is None:
             return False
         self.check_usable('forward')
+        if not self.slices.begin():
+            return False
         now = reading(self.room.device)
         if now is not None:
             self.working.begin(now)
-        if not self.slices.begin():
-            return False
         for one in self.closure():
             if one is not self:
                 self.room.bring(one)
@@ -526,9 +525,7 @@ class Component:
             self.working.end(reading(self.room.device))
             self.slices.end()
         while self._leases:
-            if stream >= 0:
-                self._leases[-1].use_stream(stream)
-            self._leases[-1].end()
+            end_lease(self._leases[-1], stream)
             self._leases.pop()
 
     def _live_uses(self) -> list[_Use]:
@@ -612,29 +609,6 @@ def _is_dead(region: Region) -> bool:
 def _live_bytes(region: Region) -> int:
     info = region.info()
     return max(info['bytes'] - info['dead_bytes'], 0)
-
-
-def evict_unless_leased(region: Region, max_bytes: int = 0) -> None:
-    """With the room's lock held: a cache may lease the region at any time, and then its user needs that lock."""
-    if region.info()['n_leases']:
-        return
-    task = region.evict(max_bytes=max_bytes)
-    while not task.done:
-        with suppress(TimedOutError, CanceledError):
-            task.wait(0.02)
-        if not task.done and region.info()['n_leases']:
-            task.cancel()
-    with suppress(CanceledError):
-        task.wait()
-
-
-def current_stream(room: Room) -> int | None:
-    """The stream to fence: -1 where there are none, None while it is being captured."""
-    if room.device.kind != 'cuda':
-        return -1
-    if torch.cuda.is_current_stream_capturing():
-        return None
-    return int(torch.cuda.current_stream(room.device.index).cuda_stream)
 
 
 def _refuse_while_capturing(component: Component) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ._unstick import Context, Device, OutOfDeviceMemoryError
+from ._unstick import CanceledError, Context, Device, Lease, OutOfDeviceMemoryError, Region, TimedOutError
+from .reclaiming import perform
 from .working import reading, trim_all
 
 if TYPE_CHECKING:
@@ -52,37 +53,29 @@ class Room:
 
     def free_bytes(self, keep: Component | None = None) -> int:
         """What models can have: free, cached by torch, and with `keep` what others could make way with for it."""
-        info, now = self.device.info(), reading(self.device)
-        held = info['resident_bytes'] + info['sentinel_bytes'] + info['poisoned_bytes']
-        free = info['total_bytes'] - info['used_bytes'] + info['spare_bytes'] + (now.cached_bytes if now else 0)
+        now = reading(self.device)
         others = sum(one.resident_bytes for one in self._victims(keep)) if keep is not None else 0
-        return int(min(free, info['limit_bytes'] - held)) + others
+        return self._free_bytes(now.cached_bytes if now else 0) + others
 
     def has_room(self, nbytes: int) -> bool:
         """Whether so much more fits beside all that is there now; torch's cache is given back if that decides it."""
-        if self._free_bytes(nbytes) >= nbytes:
-            return True
-        return self.give_back() and self._free_bytes(nbytes) >= nbytes
+        granule_bytes = self.device.info()['granule_bytes']
+        needed = -(-nbytes // granule_bytes) * granule_bytes
+        return self._free_bytes() >= needed or (self.give_back() and self._free_bytes() >= needed)
 
-    def _free_bytes(self, nbytes: int) -> int:
+    def _free_bytes(self, cached_bytes: int = 0) -> int:
+        """Free under the limit; what torch caches counts where it is named."""
         info = self.device.info()
         held = info['resident_bytes'] + info['sentinel_bytes'] + info['poisoned_bytes']
-        granules = -(-nbytes // info['granule_bytes']) * info['granule_bytes']
-        free = min(info['limit_bytes'] - held, info['total_bytes'] - info['used_bytes'] + info['spare_bytes'])
-        return free - (granules - nbytes)
+        free = info['total_bytes'] - info['used_bytes'] + info['spare_bytes'] + cached_bytes
+        return min(info['limit_bytes'] - held, free)
 
     def give_back(self) -> bool:
         """Gives the driver back what torch has cached; False where it caches nothing."""
         if self.device.kind != 'cuda':
             return False
         torch.cuda.current_stream(self.device.index).synchronize()
-        torch.cuda.empty_cache()
-        return True
-
-    def give_back_to(self, nbytes: int, keep: Component) -> bool:
-        """The same as a remedy: true if more is free than before."""
-        before = self._free_bytes(0)
-        return self.give_back() and self._free_bytes(0) > before
+        return perform('empty_cache', 0, self.device.index)[0] == 0
 
     def bring_together(self, components: list[Component]) -> None:
         """Brings components back side by side if there is room for all of them; each is still to be asked by itself."""
@@ -96,7 +89,8 @@ class Room:
     def make(self, nbytes: int, keep: Component) -> bool:
         """Frees about `nbytes`: what torch only caches, else others have to leave. False if nothing could go."""
         with self.lock:
-            return self.give_back_to(nbytes, keep) or self.give_way(nbytes, keep)
+            before = self._free_bytes()
+            return (self.give_back() and self._free_bytes() > before) or self.give_way(nbytes, keep)
 
     def make_for_call(self, component: Component) -> None:
         """Before a call of a resident component: room for what the call takes, as far as others can leave."""
@@ -134,6 +128,36 @@ class Room:
                 break
             gone += victim.evict_regions(max_bytes=missing - gone)
         return gone > 0
+
+
+def current_stream(room: Room) -> int | None:
+    """The stream to fence: -1 where there are none, None while it is being captured."""
+    if room.device.kind != 'cuda':
+        return -1
+    if torch.cuda.is_current_stream_capturing():
+        return None
+    return int(torch.cuda.current_stream(room.device.index).cuda_stream)
+
+
+def end_lease(lease: Lease, stream: int) -> None:
+    """Ends a lease behind what was submitted to a stream, as current_stream() names it."""
+    if stream >= 0:
+        lease.use_stream(stream)
+    lease.end()
+
+
+def evict_unless_leased(region: Region, max_bytes: int = 0) -> None:
+    """With the room's lock held: a cache may lease the region at any time, and then its user needs that lock."""
+    if region.info()['n_leases']:
+        return
+    task = region.evict(max_bytes=max_bytes)
+    while not task.done:
+        with suppress(TimedOutError, CanceledError):
+            task.wait(0.02)
+        if not task.done and region.info()['n_leases']:
+            task.cancel()
+    with suppress(CanceledError):
+        task.wait()
 
 
 _context: Context | None = None

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from . import entry, guards
-from ._unstick import Lease, OutOfDeviceMemoryError, Region
+from ._unstick import Lease, Region
+from .room import current_stream, end_lease, evict_unless_leased
 from .storages import Group
 
 if TYPE_CHECKING:
@@ -134,15 +135,16 @@ class Slices:
     def begin(self) -> bool:
         """Before a call of the component: True if it has to run block by block, what is in no block being there."""
         component, room = self.component, self.component.room
-        missing = component.nbytes + component.working_bytes - component.resident_bytes - room.free_bytes()
+        working_bytes = component.working_bytes
+        missing = component.nbytes + working_bytes - component.resident_bytes - room.free_bytes()
         if missing <= 0:
             return False
         room.give_way(missing, component)
         there = component.resident_bytes + room.free_bytes()
-        self._budget_bytes = max(there - component.working_bytes, self._least_bytes())
+        self._budget_bytes = max(there - working_bytes, self._least_bytes())
         if self._budget_bytes >= component.nbytes:
             return False
-        if component.working_bytes:
+        if working_bytes:
             room.give_back()
         self.is_streaming = True
         try:
@@ -184,13 +186,9 @@ class Slices:
                     self._end_lease(one)
 
     def _end_lease(self, one: Slice) -> None:
-        from .component import current_stream
-
         stream = current_stream(self.component.room)
         if one.lease is not None and stream is not None:
-            if stream >= 0:
-                one.lease.use_stream(stream)
-            one.lease.end()
+            end_lease(one.lease, stream)
             one.lease = None
 
     def _least_bytes(self) -> int:
@@ -204,11 +202,7 @@ class Slices:
             info = region.info()
             missing = info['bytes'] - info['resident_bytes']
             self._drop(self.component.resident_bytes + missing - self._budget_bytes)
-            shortage = None
-            try:
-                region.restore().wait()
-            except OutOfDeviceMemoryError as error:
-                shortage = error.with_traceback(None)
+            shortage = self.component.try_to_bring(region)
             if shortage is not None:
                 short = shortage.required_bytes - shortage.available_bytes
                 if not self._drop(short) and not room.make(short, self.component):
@@ -219,8 +213,6 @@ class Slices:
 
     def _drop(self, nbytes: int, from_the_end: bool = False) -> bool:
         """Evicts slices that are not in use: the ones at the end, or the one that was used last. False if none went."""
-        from .component import evict_unless_leased
-
         gone = 0
         victims = [one for one in self._slices.values() if not one.n_uses]
         for one in victims[::-1] if from_the_end else sorted(victims, key=lambda one: -one.used_at):
