@@ -91,6 +91,8 @@ int usk_os_file_id(int fd, struct usk_file_id *ret_id, struct unstick_error *err
 /* Reads exactly `bytes`; a shorter file is UNSTICK_BAD_FORMAT. `path` is for the message. */
 int usk_os_file_read(int fd, const char *path, uint64_t offset, void *buffer, uint64_t bytes,
                      struct unstick_error *error);
+/* The first `size` - 1 bytes of a small file, as of /proc, and a NUL behind them; false if it cannot be opened. */
+bool usk_os_text_read(const char *path, char *text, size_t size, size_t *ret_length);
 /* Maps a file shared and read-only, not inherited by a fork. offset is a multiple of the page. */
 int usk_os_file_map(int fd, uint64_t offset, uint64_t bytes, void **ret_address, struct unstick_error *error);
 /* Brings the pages of a file mapping into memory. May block for long. */

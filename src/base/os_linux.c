@@ -351,6 +351,18 @@ int usk_os_file_populate(void *address, uint64_t bytes, struct unstick_error *er
     return UNSTICK_OK;
 }
 
+bool usk_os_text_read(const char *path, char *text, size_t size, size_t *ret_length)
+{
+    FILE *file = fopen(path, "re");
+
+    if (!file)
+        return false;
+    *ret_length = fread(text, 1, size - 1, file);
+    fclose(file);
+    text[*ret_length] = '\0';
+    return true;
+}
+
 /* Finds "<key> <number> [kB]" in a file of such lines; false if it is not there. */
 static bool memory_find(const char *path, const char *key, uint64_t *ret_value)
 {

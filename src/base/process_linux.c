@@ -22,16 +22,9 @@ static bool process_file_read(const char *pid, const char *name, char *text, siz
 {
     char path[64];
     size_t length;
-    FILE *file;
 
     snprintf(path, sizeof(path), "/proc/%s/%s", pid, name);
-    file = fopen(path, "re");
-    if (!file)
-        return false;
-    length = fread(text, 1, size - 1, file);
-    fclose(file);
-    text[length] = '\0';
-    return length > 0;
+    return usk_os_text_read(path, text, size, &length) && length > 0;
 }
 
 /* What follows "\nName:" and its blanks, or an empty text. */

@@ -24,15 +24,10 @@ static bool file_read(const char *root, const char *path, char *text, size_t siz
 {
     char full[512];
     size_t length;
-    FILE *file;
 
     snprintf(full, sizeof(full), "%s%s", root, path);
-    file = fopen(full, "re");
-    if (!file)
+    if (!usk_os_text_read(full, text, size, &length))
         return false;
-    length = fread(text, 1, size - 1, file);
-    fclose(file);
-    text[length] = 0;
     while (length && text[length - 1] == '\n')
         text[--length] = 0;
     return true;
