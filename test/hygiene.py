@@ -16,7 +16,8 @@ NEVER_IN_LIBRARY = re.compile(
 COMMENT_OR_STRING = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"', re.S)
 FOREIGN_PATH = re.compile(r'(?<![\w.])/(home|root|work|Users)/\w')
 UNFINISHED = re.compile(r'\b(TO' + r'DO|FIX' + r'ME|XX' + r'X)\b')
-FOLDERS = ('src', 'include', 'cli', 'python', 'test', 'examples', 'fuzz', 'docs', 'bench', 'integrations', '.ci')
+FOLDERS = ('src', 'include', 'cli', 'python', 'test', 'examples', 'fuzz', 'docs', 'bench', 'integrations', 'packaging',
+           '.ci')
 CODE = ('.c', '.h', '.in', '.py', '.pyi', '.sh', '.map')
 LINE_MAX = 120
 TEXT = (*CODE, '.toml', '.md', '.1', '.bash', '.build', '')
