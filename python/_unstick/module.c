@@ -70,7 +70,14 @@ static PyMethodDef module_methods[] = {
     { "cycles", py_cycles, METH_VARARGS,
       "cycles(type): unreachable islands with an instance of type, as a list of dicts." },
     { "_at_exit", module_at_exit, METH_NOARGS, "Called once, by atexit." },
-    { "instances", py_instances, METH_O, "Every object of a type, or of one made from it, that the collector knows." },
+    { "instances", py_instances, METH_VARARGS,
+      "(type...): for each a list of the objects of it, or of one made from it, that the collector knows." },
+    { "survey", py_survey, METH_VARARGS,
+      "(module, classify, unwrap, slots, bookkeeping, found): what lies under it, and the modules with their names." },
+    { "modules", py_modules, METH_O, "A module and all below it, each once." },
+    { "guards_put", py_guards_put, METH_VARARGS,
+      "(class, component, modules, {type: names}): a guard before each of these methods that has none." },
+    { "guards_take", py_guards_take, METH_VARARGS, "(component, modules, {type: names}): takes its guards away." },
     { "hibernate", py_hibernate, METH_VARARGS, "(pid, milliseconds): a dict." },
     { "wake", py_wake, METH_VARARGS, "(pid, milliseconds): a dict." },
     { "hibernate_state", py_hibernate_state, METH_VARARGS, "(pid): which state the driver says it is in." },
@@ -107,7 +114,7 @@ PyMODINIT_FUNC PyInit__unstick(void)
     PyTypeObject *types[] = { &py_context_type, &py_device_type, &py_region_type,
                               &py_lease_type,   &py_task_type,    &py_memory_type,
                               &py_cache_type,   &py_request_type, &py_cache_lease_type,
-                              &py_fault_device_type };
+                              &py_fault_device_type, &py_guard_type };
     PyObject *module = PyModule_Create(&module_def), *gc;
 
     if (!module)

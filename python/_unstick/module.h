@@ -66,6 +66,7 @@ struct py_task {
 
 extern PyTypeObject py_context_type, py_device_type, py_region_type, py_lease_type, py_task_type, py_memory_type;
 extern PyTypeObject py_cache_type, py_request_type, py_cache_lease_type, py_fault_device_type;
+extern PyTypeObject py_guard_type;
 
 /* error.c: raises the exception of error->status with the detail as attributes. Returns NULL. */
 int py_error_init(PyObject *module);
@@ -121,7 +122,15 @@ PyObject *py_wake(PyObject *module, PyObject *args);
 PyObject *py_hibernate_state(PyObject *module, PyObject *args);
 
 /* instances.c */
-PyObject *py_instances(PyObject *module, PyObject *type);
+PyObject *py_instances(PyObject *module, PyObject *types);
+
+/* survey.c */
+PyObject *py_survey(PyObject *self, PyObject *args);
+PyObject *py_modules(PyObject *self, PyObject *module);
+
+/* guard.c */
+PyObject *py_guards_put(PyObject *self, PyObject *args);
+PyObject *py_guards_take(PyObject *self, PyObject *args);
 
 /* allocconf.c */
 PyObject *py_allocconf_parse(PyObject *module, PyObject *args);

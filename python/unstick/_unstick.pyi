@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # What the C extension gives. What the fields of a dict mean stands in the C headers, under the same names.
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, TypeVar, final
 
@@ -24,7 +24,26 @@ class HibernationInfo(TypedDict):
 def hibernate(pid: int, timeout_ms: int, /) -> HibernationInfo: ...
 def wake(pid: int, timeout_ms: int, /) -> HibernationInfo: ...
 def hibernate_state(pid: int, /) -> ProcessState: ...
-def instances(type: type[_T], /) -> list[_T]: ...
+def instances(*types: type) -> tuple[list[Any], ...]: ...
+def survey(
+    module: Any,
+    classify: Callable[[type], str],
+    unwrap: Callable[[Any], list[tuple[str, Any]]],
+    slots: Callable[[Any], list[tuple[str, Any]]],
+    bookkeeping: frozenset[str],
+    found: Callable[[str, Any, Any], _T],
+    /,
+) -> tuple[list[_T], list[tuple[str, Any]]]: ...
+def modules(module: Any, /) -> list[Any]: ...
+
+class Guard:
+    component: Any
+    module: Callable[[], Any]
+    name: str
+    previous: Any
+
+def guards_put(kind: type[Guard], component: Any, modules: list[Any], names: dict[type, tuple[str, ...]], /) -> None: ...
+def guards_take(component: Any, modules: list[Any], names: dict[type, tuple[str, ...]], /) -> None: ...
 
 State = Literal['empty', 'resident', 'evicted', 'partial', 'revoked', 'poisoned']
 Tier = Literal['auto', 'pinned', 'pageable', 'file']

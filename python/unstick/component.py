@@ -89,7 +89,8 @@ class Component:
         self._owned: list[Region] = []
         self._old: list[tuple[StorageWeakRef, int]] = []
         self._spans: dict[int, list[tuple[int, int]]] = {}
-        self.n_guards = 0
+        self.is_guarded_with_forward: bool | None = None
+        """None: not guarded."""
         self.n_references = 0
         self._n_graphs = 0
         self._uses: list[_Use] = []

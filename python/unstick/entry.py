@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ._unstick import instances
+from ._unstick import instances, modules
 
 if TYPE_CHECKING:
     from .component import Component
@@ -135,14 +135,14 @@ def attach(components: list[Component]) -> None:
         for part in (module, *module.children()):
             if type(part).forward is not nn.Module.forward:
                 _attach(part, component)
-        for part in module.modules():
+        for part in modules(module):
             owners[part] = component
             if part._compiled_call_impl is not None and not isinstance(part._compiled_call_impl, CompiledCall):
                 part._compiled_call_impl = CompiledCall(component, part._compiled_call_impl)
     dynamo = sys.modules.get('torch._dynamo.eval_frame')
     if dynamo is not None and (is_changed or sys.getrefcount(dynamo.OptimizedModule) != _wrapper_references[0]):
         _wrapper_references[0] = sys.getrefcount(dynamo.OptimizedModule)
-        for wrapper in instances(dynamo.OptimizedModule):
+        for wrapper in instances(dynamo.OptimizedModule)[0]:
             inner = wrapper.__dict__.get('_modules', {}).get('_orig_mod')
             if inner in owners:
                 _attach(wrapper, owners[inner])

@@ -11,10 +11,12 @@ read on its own cannot be guarded: it reads as NaN (or -1) while it is evicted.
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from . import _unstick
+from ._unstick import guards_put, guards_take, modules
 
 if TYPE_CHECKING:
     from .component import Component
@@ -24,32 +26,23 @@ STORED = (
     'fuse_lora', 'unfuse_lora', 'load_lora_adapter', 'load_adapter', 'add_adapter', 'merge_adapter',
     'unmerge_adapter', 'merge_and_unload', 'fuse_qkv_projections', 'dequantize',
 )  # fmt: skip
-GUARDED = *STORED, 'forward'
 
-_MISSING: Any = object()
-
-_guarded_of: dict[type[nn.Module], tuple[str, ...]] = {}
+_names_of: dict[bool, dict[type[nn.Module], tuple[str, ...]]] = {True: {}, False: {}}
+"""The methods to guard that a class has, with and without forward: a pipeline has 1,500 modules of 30 classes."""
 
 
-def guarded_of(kind: type[nn.Module]) -> tuple[str, ...]:
-    """The methods to guard that a class has. Looked up once: a pipeline has 1,500 modules of 30 classes."""
-    names = _guarded_of.get(kind)
-    if names is None:
-        names = tuple(name for name in GUARDED if name == '__deepcopy__' or hasattr(kind, name))
-        _guarded_of[kind] = names
-    return names
+def names_of(parts: list[nn.Module], with_forward: bool) -> dict[type[nn.Module], tuple[str, ...]]:
+    known = _names_of[with_forward]
+    names = (*STORED, 'forward') if with_forward else STORED
+    for kind in set(map(type, parts)).difference(known):
+        known[kind] = tuple(name for name in names if name == '__deepcopy__' or hasattr(kind, name))
+    return known
 
 
-class Guard:
+class Guard(_unstick.Guard):
     """Stands before one method of one module."""
 
-    __slots__ = ('component', 'module', 'name', 'previous')
-
-    def __init__(self, component: Component, module: nn.Module, name: str) -> None:
-        self.component = component
-        self.module = weakref.ref(module)
-        self.name = name
-        self.previous = module.__dict__.get(name, _MISSING)
+    __slots__ = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module()
@@ -58,7 +51,8 @@ class Guard:
                 assert module is not None
                 return module.forward(*args, **kwargs)
         self.component.come_back(self.name)
-        if self.name == '__deepcopy__' and self.previous is _MISSING and not hasattr(type(module), '__deepcopy__'):
+        is_own = hasattr(self, 'previous') or hasattr(type(module), '__deepcopy__')
+        if self.name == '__deepcopy__' and not is_own:
             import copy
 
             return copy.deepcopy(module, *args, **kwargs)
@@ -68,30 +62,19 @@ class Guard:
 def install(component: Component, with_forward: bool = True) -> None:
     """Without forward: for a component whose blocks come back one by one, when they are called."""
     module = component.module
-    names = GUARDED if with_forward else STORED
-    if module is None or component.n_guards == len(names):
+    if module is None or component.is_guarded_with_forward is with_forward:
         return
-    if component.n_guards > len(names):
+    if component.is_guarded_with_forward:
         remove(component)
-    component.n_guards = len(names)
-    for part in module.modules():
-        own = part.__dict__
-        for name in guarded_of(type(part)):
-            if (with_forward or name != 'forward') and not isinstance(own.get(name), Guard):
-                own[name] = Guard(component, part, name)
+    component.is_guarded_with_forward = with_forward
+    parts = modules(module)
+    guards_put(Guard, component, parts, names_of(parts, with_forward))
 
 
 def remove(component: Component) -> None:
     module = component.module
-    if module is None or not component.n_guards:
+    if module is None or component.is_guarded_with_forward is None:
         return
-    component.n_guards = 0
-    for part in module.modules():
-        own = part.__dict__
-        for name in GUARDED:
-            guard = own.get(name)
-            if isinstance(guard, Guard) and guard.component is component:
-                if guard.previous is _MISSING:
-                    del own[name]
-                else:
-                    own[name] = guard.previous
+    component.is_guarded_with_forward = None
+    parts = modules(module)
+    guards_take(component, parts, names_of(parts, True))

@@ -15,27 +15,25 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ._unstick import instances
-from .guards import Guard
+from ._unstick import Guard, instances, survey
 
 Kind = Literal['parameter', 'buffer', 'state', 'alias']
 
 _ATOMS = frozenset({
     bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type, range, slice,
-    Guard,
 })  # fmt: skip
 
 _ENDS = (
     types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.FrameType,
     types.GeneratorType, types.CoroutineType, types.CodeType, types.TracebackType, weakref.ReferenceType,
     threading.Thread, logging.Logger, type, torch.Generator, torch.UntypedStorage, functools.partial,
+    Guard,
 )  # fmt: skip
 
 # What nn.Module and its hooks keep beside tensors.
@@ -46,9 +44,6 @@ _BOOKKEEPING = frozenset({
     '_state_dict_pre_hooks', '_load_state_dict_pre_hooks', '_load_state_dict_post_hooks', '_hf_hook', '_diffusers_hook',
     '_compiled_call_impl',
 })  # fmt: skip
-
-
-_PLAIN = frozenset({torch.Tensor, nn.Parameter})
 
 _LIBRARIES = ('bitsandbytes', 'torchao', 'optimum')
 
@@ -61,12 +56,12 @@ class Found(NamedTuple):
     tensor: torch.Tensor
 
 
-def is_pipeline(obj: object) -> bool:
+def is_pipeline_type(kind: type) -> bool:
     """A pipeline of diffusers or transformers: something that has components, and is none."""
     return any(
         base.__name__ in ('DiffusionPipeline', 'Pipeline')
         and base.__module__.partition('.')[0] in ('diffusers', 'transformers')
-        for base in type(obj).__mro__
+        for base in kind.__mro__
     )
 
 
@@ -94,72 +89,45 @@ def components(obj: Any) -> dict[str, nn.Module]:
     return result
 
 
-def tensors(module: nn.Module) -> Iterator[Found]:
+def tensors(module: nn.Module) -> list[Found]:
     """Every tensor that belongs to a module, once; gradients excepted, they belong to training."""
-    seen: set[int] = set()
-    todo = list(module.named_modules())
-    seen.update(id(part) for _, part in todo)
-    while todo:
-        prefix, part = todo.pop()
-        dot = prefix + '.' if prefix else ''
-        for name, parameter in part._parameters.items():
-            if parameter is not None:
-                yield from _reach(dot + name, parameter, 'parameter', seen, todo)
-        for name, buffer in part._buffers.items():
-            if buffer is not None:
-                yield from _reach(dot + name, buffer, 'buffer', seen, todo)
-        for name, value in part.__dict__.items():
-            if name not in _BOOKKEEPING and type(value) not in _ATOMS:
-                yield from _reach(dot + name, value, 'state', seen, todo)
+    return survey(module, _class_of, _inner_tensors, _slots, _BOOKKEEPING, Found)[0]
 
 
-def _reach(
-    name: str, obj: Any, kind: Kind, seen: set[int], modules: list[tuple[str, nn.Module]]
-) -> Iterator[Found]:
-    todo = [(name, obj, kind)]
-    while todo:
-        name, obj, kind = todo.pop()
-        if type(obj) in _ATOMS or id(obj) in seen:
-            continue
-        if isinstance(obj, torch.Tensor):
-            seen.add(id(obj))
-            if type(obj) not in _PLAIN and is_traceable_wrapper_subclass(obj):
-                todo += [(f'{name}.{inner}', getattr(obj, inner), kind) for inner in obj.__tensor_flatten__()[0]]
-            else:
-                yield Found(name, kind, obj)
-            own = getattr(obj, '__dict__', None)
-            if own:
-                todo += [(f'{name}.{key}', value, 'state') for key, value in own.items() if type(value) not in _ATOMS]
-            continue
-        if isinstance(obj, _ENDS):
-            continue
-        seen.add(id(obj))
-        if isinstance(obj, nn.Module):
-            # One that its owner keeps in a plain list or attribute.
-            modules += [(f'{name}.{below}' if below else name, part) for below, part in obj.named_modules()
-                        if id(part) not in seen or part is obj]  # fmt: skip
-            seen.update(id(part) for part in obj.modules())
-        elif isinstance(obj, Mapping):
-            todo += [(f'{name}[{key!r}]', value, 'state') for key, value in obj.items()]
-        elif isinstance(obj, (list, tuple, set, frozenset)):
-            todo += [(f'{name}[{index}]', value, 'state') for index, value in enumerate(obj)]
-        elif not is_pipeline(obj):
-            todo += [(f'{name}.{key}', value, 'state') for key, value in _attributes(obj) if type(value) not in _ATOMS]
+def _class_of(kind: type) -> str:
+    """What the walk does with objects of a type: the words are those of the extension's survey.c."""
+    if issubclass(kind, torch.Tensor):
+        is_wrapper = hasattr(kind, '__tensor_flatten__') and hasattr(kind, '__tensor_unflatten__')
+        return 'wrapper' if is_wrapper else 'tensor'
+    if kind in _ATOMS or issubclass(kind, _ENDS) or is_pipeline_type(kind):
+        return 'end'
+    if issubclass(kind, nn.Module):
+        return 'module'
+    if issubclass(kind, Mapping):
+        return 'mapping'
+    if issubclass(kind, (list, tuple, set, frozenset)):
+        return 'sequence'
+    return 'slotted' if any(_slots_of(base) for base in kind.__mro__) else 'object'
 
 
-def _attributes(obj: Any) -> Iterator[tuple[str, Any]]:
-    yield from getattr(obj, '__dict__', {}).items()
-    for base in type(obj).__mro__:
-        slots = base.__dict__.get('__slots__', ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            value = getattr(obj, name, None) if name not in ('__dict__', '__weakref__') else None
-            if value is not None:
-                yield name, value
+def _inner_tensors(tensor: Any) -> list[tuple[str, Any]]:
+    """What a wrapper subclass is made of."""
+    return [(name, getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0]]
+
+
+def _slots_of(kind: type) -> tuple[str, ...]:
+    slots = kind.__dict__.get('__slots__', ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in names if name not in ('__dict__', '__weakref__'))
+
+
+def _slots(obj: Any) -> list[tuple[str, Any]]:
+    return [(name, getattr(obj, name, None)) for base in type(obj).__mro__ for name in _slots_of(base)]
 
 
 def all_tensors() -> list[torch.Tensor]:
     """Every tensor that Python knows of, wherever it is held."""
-    return instances(torch.Tensor)
+    return instances(torch.Tensor)[0]
 
 
 def library_tables() -> dict[int, str]:
