@@ -15,7 +15,8 @@ from torch import nn
 
 from . import entry, walk
 from ._unstick import Device
-from .component import CHUNK_BYTES, Component, GuardMode
+from ._unstick import modules as all_modules
+from .component import CHUNK_BYTES, Component, GuardMode, rounded
 from .errors import AdoptError, unsupported
 from .report import Adoption, Left
 from .room import Room, room_of
@@ -143,19 +144,21 @@ _host_spec = ''
 def refuse_offloading(obj: Any, modules: dict[str, nn.Module]) -> None:
     """Two parties that move the same weights would not know of each other."""
     for name, module in modules.items():
-        for part_name, part in module.named_modules():
+        for part in all_modules(module):
+            hook = part.__dict__.get('_hf_hook')
+            registry = part.__dict__.get('_diffusers_hook')
+            if hook is None and registry is None:
+                continue
+            part_name = next(known for known, one in module.named_modules() if one is part)
             where = f'{name}.{part_name}' if part_name else name
-            hooks = [part.__dict__.get('_hf_hook')]
-            hooks += getattr(hooks[0], 'hooks', ())
-            for hook in hooks:
-                if type(hook).__name__ == 'CpuOffload' or getattr(hook, 'offload', False):
+            for one in (hook, *getattr(hook, 'hooks', ())):
+                if type(one).__name__ == 'CpuOffload' or getattr(one, 'offload', False):
                     raise AdoptError(
-                        f'{where} is offloaded by accelerate ({type(hook).__name__})',
+                        f'{where} is offloaded by accelerate ({type(one).__name__})',
                         names=(where,),
                         remedy='Call pipe.remove_all_hooks() (accelerate.hooks.remove_hook_from_module(module, '
                         'recurse=True) for a module) and move it to the device: components come back by themselves',
                     )
-            registry = part.__dict__.get('_diffusers_hook')
             for hook_name in getattr(registry, 'hooks', {}):
                 if 'offload' in hook_name:
                     raise AdoptError(
@@ -179,15 +182,17 @@ class Adopter:
         report = Adoption()
         with self.room.lock:
             components = self._components(obj, model, report)
+            wrappers: list[nn.Module] | None = None
             try:
                 outside = self._outside(components, report)
                 if outside:
-                    self._take(components, outside, report)
+                    wrappers = self._take(components, outside, report)
             finally:
                 # What a failure left half way works like the rest: some tensors in a region, some outside.
                 for component in components.values():
+                    component.expect_nothing()
                     component.drop_unused()
-                entry.attach(list(components.values()))
+                entry.attach(list(components.values()), wrappers)
             report.still_held_bytes = sum(one.still_held_bytes for one in components.values())
         return report
 
@@ -267,12 +272,18 @@ class Adopter:
 
     def _take(
         self, components: dict[str, Component], outside: dict[int, tuple[Component, walk.Found]], report: Adoption
-    ) -> None:
+    ) -> list[nn.Module]:
+        """Moves what lies outside into regions. Returns the wrappers of compiled modules that it came across."""
         owners = {id(found.tensor): component for component, found in outside.values()}
         storages = by_storage(found for _, found in outside.values())
-        storages += self._aliases(storages, owners)
+        groups = by_range(storages)
+        self._expect(groups, owners)
+        tensors, wrappers = walk.all_tensors_and_wrappers()
+        extra = self._aliases(tensors, storages, groups, owners)
+        if extra:
+            groups = by_range(storages + extra)
         groups_of: dict[Component, list[Group]] = {}
-        for group in by_range(storages):
+        for group in groups:
             own = [found for found in group.tensors if id(found.tensor) in owners]
             mine = list(dict.fromkeys(owners[id(found.tensor)] for found in own))
             reason = unmovable(group)
@@ -286,18 +297,32 @@ class Adopter:
             for other in mine[1:]:
                 other.need(mine[0])
         order = list(components.values())
-        outside.clear()
-        storages.clear()
+        for holders in (outside, tensors, storages, groups, extra):
+            holders.clear()  # the old memory goes as soon as its tensors have moved
         for component in sorted(groups_of, key=order.index):
             chunk_bytes = TIGHT_CHUNK_BYTES if self.is_tight else CHUNK_BYTES
-            component.take(groups_of.pop(component), self.device, chunk_bytes, self.is_tight, report)
+            component.take(groups_of.pop(component), chunk_bytes, self.is_tight, report)
+        self.room.give_back()
+        return wrappers
 
-    def _aliases(self, storages: list[Storage], owners: dict[int, Component]) -> list[Storage]:
+    def _expect(self, groups: list[Group], owners: dict[int, Component]) -> None:
+        """Has memory come while the heap is walked: for nearly every adoption it is what is needed in the end."""
+        if self.is_tight:
+            return
+        sizes: dict[Component, int] = {}
+        for group in groups:
+            owner = owners[id(group.storages[0].tensors[0].tensor)]
+            sizes[owner] = sizes.get(owner, 0) + rounded(group.nbytes)
+        for component, nbytes in sizes.items():
+            component.expect(nbytes)
+
+    def _aliases(
+        self, tensors: list[torch.Tensor], storages: list[Storage], groups: list[Group], owners: dict[int, Component]
+    ) -> list[Storage]:
         """Tensors that somebody else holds over the same bytes: they move along. Returns storages not yet known."""
         known = {storage.tensors[0].tensor.untyped_storage()._cdata: storage for storage in storages}
-        ranges = by_range(storages)
         extra: dict[int, Storage] = {}
-        for tensor in walk.all_tensors():
+        for tensor in tensors:
             if id(tensor) in owners or tensor.device != self.device or not has_memory(tensor):
                 continue
             storage = tensor.untyped_storage()
@@ -306,15 +331,16 @@ class Adopter:
                 known[storage._cdata].tensors.append(found)
             elif storage._cdata in extra:
                 extra[storage._cdata].tensors.append(found)
-            elif _overlaps(ranges, storage.data_ptr(), storage.nbytes()):
+            elif _overlaps(groups, storage.data_ptr(), storage.nbytes()):
                 extra[storage._cdata] = Storage(storage, storage.data_ptr(), storage.nbytes(), [found])
         return list(extra.values())
 
 
 def _owner_of(tensor: torch.Tensor, regions: list[tuple[int, int, Component]]) -> Component | None:
-    """The component in whose region a tensor's storage begins."""
+    """The component in whose region a tensor lies."""
     try:
-        address = tensor.untyped_storage().data_ptr()
+        # Where it begins, unless it is empty; a storage lies in one region.
+        address = tensor.data_ptr() or tensor.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):  # it has none, or none that may be asked for
         return None
     for start, end, component in regions:

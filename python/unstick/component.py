@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -36,7 +35,7 @@ from .errors import busy, evicted, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room, current_stream, end_lease, evict_unless_leased
 from .slices import Slices
-from .storages import Group, move, move_by_host, move_out
+from .storages import Group, Place, move, move_by_host, move_out
 from .working import Working, reading
 
 if TYPE_CHECKING:
@@ -87,8 +86,10 @@ class Component:
         self.module_ref = weakref.ref(module)
         self._regions: list[Callable[[], Region | None]] = []
         self._owned: list[Region] = []
+        self._expected: tuple[Region, Task] | None = None
         self._old: list[tuple[StorageWeakRef, int]] = []
-        self._spans: dict[int, list[tuple[int, int]]] = {}
+        self._spans: dict[int, dict[int, int]] = {}
+        """By the address of a region: what lies or lay in it, its size by its offset."""
         self.is_guarded_with_forward: bool | None = None
         """None: not guarded."""
         self.n_references = 0
@@ -164,35 +165,36 @@ class Component:
 
     # --- taking tensors in ---
 
-    def take(
-        self, groups: list[Group], device: torch.device, chunk_bytes: int, is_tight: bool, report: Adoption
-    ) -> None:
+    def take(self, groups: list[Group], chunk_bytes: int, is_tight: bool, report: Adoption) -> None:
         """Moves groups of storages into this component's regions: first where others have died, then into new ones.
 
         With room for all of it beside the old memory: into one. Without: chunk by chunk, so that what one leaves
-        behind makes room for the next.
+        behind makes room for the next. Where the room is not short, torch's cache keeps the old memory.
         """
-        rest = [group for group in groups if not self._reuse(group, device, report)]
+        rest = [group for group in groups if not self._reuse(group, report)]
         groups.clear()
         if not rest:
+            return
+        expected = self._come(sum(rounded(group.nbytes) for group in rest))
+        if expected is not None:
+            self._fill(expected, rest, report)
             return
         parts = self.slices.cut(rest)
         if len(parts) > 1:
             for part in parts:
-                self._take_chunk(part.groups, device, report, 'make room')
+                self._take_chunk(part.groups, report, 'make room')
                 if part.blocks:
                     self.slices.add(self._owned[-1], part.blocks)
             self.room.give_back()
             self.slices.leave_room()
             return
         is_whole = not is_tight and self.room.has_room(sum(rounded(group.nbytes) for group in rest))
-        if is_whole and self._take_chunk(rest, device, report, 'room or nothing'):
-            self.room.give_back()
+        if is_whole and self._take_chunk(rest, report, 'room or nothing'):
             return
         for chunk in in_chunks(rest, chunk_bytes):
             # Tight: what is larger than a chunk has no room beside itself.
             is_large = is_tight and chunk[0].nbytes > chunk_bytes
-            self._take_chunk(chunk, device, report, 'by host' if is_large else 'make room')
+            self._take_chunk(chunk, report, 'by host' if is_large else 'make room')
             if is_tight:
                 self.room.give_back()
         self.room.give_back()
@@ -200,35 +202,55 @@ class Component:
             with suppress(OutOfDeviceMemoryError):  # then a call brings it back
                 self.restore_regions()
 
-    def _take_chunk(self, groups: list[Group], device: torch.device, report: Adoption, how: _How) -> bool:
+    def expect(self, nbytes: int) -> None:
+        """Begins to bring memory for so much, if all of it fits beside all else; take() uses it if it is what comes."""
+        if not self.regions and self.room.has_room(nbytes) and self.slices.is_plenty(nbytes):
+            region = Region(self.room.device, self.name, nbytes)
+            self._expected = region, region.restore()
+
+    def expect_nothing(self) -> None:
+        if self._expected is not None:
+            region, task = self._expected
+            self._expected = None
+            with suppress(OutOfDeviceMemoryError):
+                task.wait()
+            region.release().wait()
+
+    def _come(self, nbytes: int) -> Region | None:
+        """The region that was expected, if it has the memory that is needed."""
+        if self._expected is not None:
+            region, task = self._expected
+            with suppress(OutOfDeviceMemoryError):
+                task.wait()
+                if region.info()['bytes'] == nbytes:
+                    self._expected = None
+                    return region
+            self.expect_nothing()
+        return None
+
+    def _take_chunk(self, groups: list[Group], report: Adoption, how: _How) -> bool:
         """Moves groups into a region of their own; false if there is no room for it, and it is room or nothing."""
         region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in groups))
-        self._spans[region.address] = []
+        if how == 'room or nothing' and self.try_to_bring(region) is not None:
+            return False
+        by_host = how == 'by host' or (how == 'make room' and self._shortage(region) is not None)
+        self._fill(region, groups, report, by_host)
+        return True
+
+    def _fill(self, region: Region, groups: list[Group], report: Adoption, by_host: bool = False) -> None:
+        self._spans[region.address] = {}
         n_taken = len(report.taken)
         try:
-            places = [(group, region.alloc(group.nbytes)) for group in groups]
-            if how == 'room or nothing' and self.try_to_bring(region) is not None:
-                del self._spans[region.address]
-                return False
-            if how == 'by host' or (how == 'make room' and self._shortage(region) is not None):
-                old = [one for group in groups for one in _weak(group)]
-                move_by_host(places, region, device, lambda: self._bring(region))
-                for group, offset in places:
-                    self._note(group, region, offset, report)
-                self._old += old
-            else:
-                for group, offset in places:
-                    self._move(group, region, offset, device, report)
+            self._move([(group, region.alloc(group.nbytes)) for group in groups], region, report, by_host)
         except BaseException:
             # Half a region could not come back by itself: all of it goes where it came from.
-            move_out(region, device)
+            move_out(region, self.room.torch_device)
             del report.taken[n_taken:], self._spans[region.address]
             raise
         # Not before: an eviction that another thread asks for must not find it half filled.
         self._owned.append(region)
         self._regions.append(weakref.ref(region))
         region.sheds = True
-        return True
 
     def _shortage(self, region: Region) -> OutOfDeviceMemoryError | None:
         """Brings memory for a new region, at the cost of whatever can go; what is missing, if that is not enough.
@@ -260,18 +282,23 @@ class Component:
             finally:
                 del shortage  # it holds this frame, which holds it
 
-    def _reuse(self, group: Group, device: torch.device, report: Adoption) -> bool:
+    def _bring_for_old(self, region: Region) -> None:
+        """As _bring(), where the old memory has just gone to torch's cache: it makes way before any other is taken."""
+        self.room.give_back()
+        self._bring(region)
+
+    def _reuse(self, group: Group, report: Adoption) -> bool:
         wanted = rounded(group.nbytes)
         for region in self.regions:
             if region.state != 'resident' or not any(
-                nbytes == wanted for _, nbytes in self._spans.get(region.address, ())
+                nbytes == wanted for nbytes in self._spans.get(region.address, {}).values()
             ):
                 continue
             try:
                 with region.lease():  # nothing of it is taken away meanwhile
                     offset = self._vacancy(region, wanted)
                     if offset is not None:
-                        self._move(group, region, offset, device, report)
+                        self._move([(group, offset)], region, report)
                         return True
             except (BusyError, NotResidentError):
                 return False
@@ -283,27 +310,27 @@ class Component:
         granule = info['granule_bytes']
         live = {offset for offset, _ in tensors}
         held = {index for at, nbytes in tensors for index in range(at // granule, -(-(at + nbytes) // granule))}
-        for offset, nbytes in self._spans[region.address]:
+        for offset, nbytes in self._spans[region.address].items():
             if nbytes != wanted or any(offset <= at < offset + nbytes for at in live):
                 continue
             if not info['n_dead'] or held.issuperset(range(offset // granule, -(-(offset + nbytes) // granule))):
                 return offset
         return None
 
-    def _move(self, group: Group, region: Region, offset: int, device: torch.device, report: Adoption) -> None:
-        old = _weak(group)
-        move(group, region, offset, device)
-        self._note(group, region, offset, report)
+    def _move(self, places: list[Place], region: Region, report: Adoption, by_host: bool = False) -> None:
+        old = [(StorageWeakRef(one.storage), one.nbytes) for group, _ in places for one in group.storages]
+        if by_host:
+            move_by_host(places, region, self.room.torch_device, lambda: self._bring_for_old(region))
+        else:
+            move(places, region, self.room.torch_device)
+        spans = self._spans[region.address]
+        for group, offset in places:
+            spans[offset] = rounded(group.nbytes)
+            names = tuple(found.name for found in group.tensors)
+            self.names.update(names)
+            report.taken.append(Taken(self.name, group.name, names, group.nbytes))
+            group.storages.clear()
         self._old += old
-
-    def _note(self, group: Group, region: Region, offset: int, report: Adoption) -> None:
-        span = offset, rounded(group.nbytes)
-        if span not in self._spans[region.address]:
-            self._spans[region.address].append(span)
-        names = tuple(found.name for found in group.tensors)
-        self.names.update(names)
-        report.taken.append(Taken(self.name, group.name, names, group.nbytes))
-        group.storages.clear()
 
     @property
     def still_held_bytes(self) -> int:
@@ -596,10 +623,6 @@ class _Use:
                 return True
             frame = frame.f_back
         return False
-
-
-def _weak(group: Group) -> list[tuple[StorageWeakRef, int]]:
-    return [(StorageWeakRef(one.storage), one.nbytes) for one in group.storages]
 
 
 def _is_dead(region: Region) -> bool:

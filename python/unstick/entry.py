@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ._unstick import instances, modules
+from .walk import wrapper_type
 
 if TYPE_CHECKING:
     from .component import Component
@@ -120,8 +121,11 @@ class CompiledCall:
 _wrapper_references = [0]
 
 
-def attach(components: list[Component]) -> None:
-    """Puts hooks where calls enter, and before compiled calls; calling it again adds what has come since."""
+def attach(components: list[Component], wrappers: list[nn.Module] | None = None) -> None:
+    """Puts hooks where calls enter, and before compiled calls; calling it again adds what has come since.
+
+    `wrappers` are all wrappers of compiled modules, where somebody has looked for them already.
+    """
     owners: dict[nn.Module, Component] = {}
     is_changed = False
     for component in components:
@@ -139,13 +143,16 @@ def attach(components: list[Component]) -> None:
             owners[part] = component
             if part._compiled_call_impl is not None and not isinstance(part._compiled_call_impl, CompiledCall):
                 part._compiled_call_impl = CompiledCall(component, part._compiled_call_impl)
-    dynamo = sys.modules.get('torch._dynamo.eval_frame')
-    if dynamo is not None and (is_changed or sys.getrefcount(dynamo.OptimizedModule) != _wrapper_references[0]):
-        _wrapper_references[0] = sys.getrefcount(dynamo.OptimizedModule)
-        for wrapper in instances(dynamo.OptimizedModule)[0]:
-            inner = wrapper.__dict__.get('_modules', {}).get('_orig_mod')
-            if inner in owners:
-                _attach(wrapper, owners[inner])
+    kind = wrapper_type()
+    if kind is not None:
+        is_changed |= sys.getrefcount(kind) != _wrapper_references[0]
+        _wrapper_references[0] = sys.getrefcount(kind)
+        if wrappers is None and is_changed:
+            wrappers = instances(kind)[0]
+    for wrapper in wrappers or ():
+        inner = wrapper.__dict__.get('_modules', {}).get('_orig_mod')
+        if inner in owners:
+            _attach(wrapper, owners[inner])
 
 
 def _attach(module: nn.Module, component: Component) -> None:

@@ -92,13 +92,18 @@ class Slices:
 
     # --- at adoption ---
 
+    def is_plenty(self, nbytes: int) -> bool:
+        """Whether the device has so much room that a component of this size need never run block by block."""
+        room = self.component.room
+        old = nbytes if room.device.kind == 'cuda' else 0  # the memory that it has now
+        return nbytes <= SHARE * (room.free_bytes(keep=self.component) + old)
+
     def cut(self, groups: list[Group]) -> list[Part]:
         """How groups are to be laid in regions: in one if there is plenty of room; else first what is in no block."""
-        module, room = self.component.module, self.component.room
+        module = self.component.module
         total = sum(group.nbytes for group in groups)
-        there = room.free_bytes(keep=self.component) + (total if room.device.kind == 'cuda' else 0)
         blocks = blocks_of(module) if module is not None else {}
-        if not blocks or self.component.regions or total <= SHARE * there:
+        if not blocks or self.component.regions or self.is_plenty(total):
             return [Part(groups)]
         base = Part([])
         inner: dict[str, list[Group]] = {name: [] for name in blocks}

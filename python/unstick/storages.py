@@ -9,7 +9,8 @@ bytes once, and what was the same storage still is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -91,30 +92,42 @@ def by_range(storages: Iterable[Storage]) -> list[Group]:
     return groups
 
 
-def move(group: Group, region: Region, offset: int, device: torch.device) -> None:
-    """Copies a group into a region and lays its tensors over it. On failure they all are where they were."""
-    fresh = [
-        torch.from_dlpack(region.tensor(offset + storage.address - group.address, storage.nbytes))
-        for storage in group.storages
+Place = tuple[Group, int]
+"""A group, and the offset in a region that it moves to."""
+
+
+def _over(region: Region, place: Place) -> list[torch.Tensor]:
+    """The bytes of a place: a tensor, with a storage of its own, for each storage of the group."""
+    group, offset = place
+    # As a capsule: from_dlpack() of an object first asks it for its device and orders streams, which costs more.
+    return [
+        torch.from_dlpack(region.tensor(offset + old.address - group.address, old.nbytes).__dlpack__())
+        for old in group.storages
     ]
+
+
+def move(places: list[Place], region: Region, device: torch.device) -> None:
+    """Copies groups into a region and lays their tensors over it. On failure they all are where they were."""
+    pairs = [
+        (old, new)
+        for place in places
+        for old, new in zip(place[0].storages, _over(region, place), strict=True)
+    ]  # fmt: skip
     with torch.no_grad():
-        for new, old in zip(fresh, group.storages, strict=True):
-            new.copy_(old.as_bytes(device))
-    done: list[tuple[torch.Tensor, torch.UntypedStorage]] = []
-    try:
-        for new, old in zip(fresh, group.storages, strict=True):
-            for found in old.tensors:
-                point(found.tensor, new.untyped_storage())
-                done.append((found.tensor, old.storage))
-    except BaseException:
-        for tensor, storage in reversed(done):
-            point(tensor, storage)
-        raise
+        copy([new for _, new in pairs], [old.as_bytes(device) for old, _ in pairs])
+    lay([(found.tensor, new.untyped_storage()) for old, new in pairs for found in old.tensors])
 
 
-def move_by_host(
-    places: list[tuple[Group, int]], region: Region, device: torch.device, bring: Callable[[], None]
-) -> None:
+def copy(into: list[torch.Tensor], from_: list[torch.Tensor]) -> None:
+    """Copies tensors of bytes into others: on a GPU in few launches, of which each would take longer than its bytes."""
+    if into and into[0].is_cuda:
+        torch._foreach_copy_(into, from_)
+    else:
+        for new, old in zip(into, from_, strict=True):
+            new.copy_(old)
+
+
+def move_by_host(places: list[Place], region: Region, device: torch.device, bring: Callable[[], None]) -> None:
     """As move(), where there is no room beside the old memory: the bytes wait on the host until that has gone.
 
     `bring` gives the region memory. If it cannot, the tensors get memory of torch's own again, on the host at worst.
@@ -125,20 +138,18 @@ def move_by_host(
         with torch.no_grad():
             for old in group.storages:
                 group.part(whole, old).copy_(old.as_bytes(device))
-        waiting.append((group, whole, torch.from_dlpack(region.tensor(offset, group.nbytes)), offset))
+        waiting.append((group, whole, torch.from_dlpack(region.tensor(offset, group.nbytes))))
     try:
-        for group, _, _, offset in waiting:
-            for old in group.storages:
-                new = torch.from_dlpack(region.tensor(offset + old.address - group.address, old.nbytes))
-                for found in old.tensors:
-                    point(found.tensor, new.untyped_storage())
+        for place in places:
+            for old, new in zip(place[0].storages, _over(region, place), strict=True):
+                lay([(found.tensor, new.untyped_storage()) for found in old.tensors])
                 old.storage = None
         bring()
         with torch.no_grad():
-            for _, whole, new, _ in waiting:
+            for _, whole, new in waiting:
                 new.copy_(whole)
     except BaseException:
-        for group, whole, _, _ in waiting:
+        for group, whole, _ in waiting:
             try:
                 back = whole.to(device, copy=True)
             except RuntimeError:
@@ -151,8 +162,7 @@ def _lay(group: Group, whole: torch.Tensor) -> None:
     for old in group.storages:
         # A storage of its own for each, over the same bytes.
         new = torch.from_dlpack(group.part(whole, old)) if len(group.storages) > 1 else whole
-        for found in old.tensors:
-            point(found.tensor, new.untyped_storage())
+        lay([(found.tensor, new.untyped_storage()) for found in old.tensors])
 
 
 def move_out(region: Region, device: torch.device, is_readable: bool = True) -> None:
@@ -176,19 +186,45 @@ def move_out(region: Region, device: torch.device, is_readable: bool = True) -> 
         _lay(group, whole)
 
 
-def point(tensor: torch.Tensor, storage: torch.UntypedStorage) -> None:
-    """Lays a tensor over a storage, at its own offset, shape and strides; the object stays the same."""
-    # A subclass would see the assignment and might act on it. An inference tensor takes only another one.
-    with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(tensor.is_inference()):
-        view = torch.empty(0, dtype=tensor.dtype, device=storage.device)
-        view.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
-        tensor.data = view
+def lay(pairs: list[tuple[torch.Tensor, torch.UntypedStorage]]) -> None:
+    """Lays tensors over storages, each at its own offset, shape and strides; the objects stay the same.
+
+    On failure they all are where they were.
+    """
+    done: list[tuple[torch.Tensor, torch.UntypedStorage]] = []
+    try:
+        # An inference tensor takes only another one.
+        for is_inference in (False, True):
+            with _unseen(is_inference):
+                for tensor, storage in pairs:
+                    if tensor.is_inference() is is_inference:
+                        before = tensor.untyped_storage()
+                        _assign(tensor, storage)
+                        done.append((tensor, before))
+    except BaseException:
+        for tensor, before in reversed(done):
+            with _unseen(tensor.is_inference()):
+                _assign(tensor, before)
+        raise
+
+
+@contextmanager
+def _unseen(is_inference: bool) -> Iterator[None]:
+    """A subclass would see the assignment and might act on it."""
+    with torch._C.DisableTorchFunctionSubclass(), torch.inference_mode(is_inference):
+        yield
+
+
+def _assign(tensor: torch.Tensor, storage: torch.UntypedStorage) -> None:
+    view = torch.empty(0, dtype=tensor.dtype, device=storage.device)
+    view.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
+    tensor.data = view
 
 
 def unmovable(group: Group) -> str | None:
     """Why a group has to stay: one tensor that cannot move keeps the bytes it shares."""
     for found in group.tensors:
-        reason = refusal(found.tensor)
+        reason = refusal(found.tensor) if found.kind == 'alias' else None  # who looked for the others asked
         if reason:
-            return reason if len(group.tensors) == 1 else f'{reason} ({found.name})'
+            return f'{reason} ({found.name})'
     return None

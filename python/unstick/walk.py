@@ -130,6 +130,19 @@ def all_tensors() -> list[torch.Tensor]:
     return instances(torch.Tensor)[0]
 
 
+def wrapper_type() -> type[nn.Module] | None:
+    """What torch.compile() puts around a module; None where nothing was compiled."""
+    dynamo = sys.modules.get('torch._dynamo.eval_frame')
+    return dynamo.OptimizedModule if dynamo is not None else None
+
+
+def all_tensors_and_wrappers() -> tuple[list[torch.Tensor], list[nn.Module]]:
+    """Every tensor, and every wrapper of a compiled module, in one walk."""
+    wrapper = wrapper_type()
+    tensors, *wrappers = instances(torch.Tensor, wrapper) if wrapper is not None else instances(torch.Tensor)
+    return tensors, wrappers[0] if wrappers else []
+
+
 def library_tables() -> dict[int, str]:
     """Tensors that belong to a quantization library and not to a model, by identity, with the library's name.
 
