@@ -211,6 +211,18 @@ static int survey_push_dict(struct survey *survey, PyObject *prefix, PyObject *d
     return 0;
 }
 
+/* The two of a pair, borrowed. */
+static int pair_open(PyObject *pair, PyObject **ret_name, PyObject **ret_value)
+{
+    if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) {
+        PyErr_Format(PyExc_TypeError, "items() has given %R where a pair was expected", pair);
+        return -1;
+    }
+    *ret_name = PyTuple_GET_ITEM(pair, 0);
+    *ret_value = PyTuple_GET_ITEM(pair, 1);
+    return 0;
+}
+
 /* A list of pairs, which is let go; NULL if there was an error. */
 static int survey_push_pairs(struct survey *survey, PyObject *prefix, const char *format, PyObject *pairs,
                              PyObject *kind)
@@ -220,9 +232,8 @@ static int survey_push_pairs(struct survey *survey, PyObject *prefix, const char
     for (Py_ssize_t i = 0; r == 0 && i < PyList_GET_SIZE(pairs); i++) {
         PyObject *name, *value;
 
-        if (!PyArg_ParseTuple(PyList_GET_ITEM(pairs, i), "OO", &name, &value))
-            r = -1;
-        else if (!survey_is_end(survey, value))
+        r = pair_open(PyList_GET_ITEM(pairs, i), &name, &value);
+        if (r == 0 && !survey_is_end(survey, value))
             r = stack_push(&survey->todo, PyUnicode_FromFormat(format, prefix, name), value, kind);
     }
     Py_XDECREF(pairs);
@@ -271,12 +282,13 @@ static int survey_add_module(struct survey *survey, PyObject *name, PyObject *mo
         return -1;
     }
     for (Py_ssize_t i = 0; r == 0 && i < PyList_GET_SIZE(pairs); i++) {
-        PyObject *pair = PyList_GET_ITEM(pairs, i), *below;
+        PyObject *own, *part, *below = NULL;
 
-        if (PyTuple_GET_ITEM(pair, 1) == Py_None)
+        r = pair_open(PyList_GET_ITEM(pairs, i), &own, &part);
+        if (r == 0 && part == Py_None)
             continue;
-        below = name_join(name, PyTuple_GET_ITEM(pair, 0));
-        r = below ? survey_add_module(survey, below, PyTuple_GET_ITEM(pair, 1)) : -1;
+        below = r == 0 ? name_join(name, own) : NULL;
+        r = below ? survey_add_module(survey, below, part) : -1;
         Py_XDECREF(below);
     }
     Py_LeaveRecursiveCall();

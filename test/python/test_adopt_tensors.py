@@ -11,6 +11,8 @@ torch = pytest.importorskip('torch')
 from torch import nn  # noqa: E402
 
 import unstick  # noqa: E402
+from unstick import walk  # noqa: E402
+from unstick._unstick import modules  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -362,9 +364,9 @@ def test_parameters_on_two_accelerators(device, monkeypatch):
             self.device = places.get(id(tensor), torch.device('cpu'))
             self.is_meta = False
 
-    real = unstick.walk.tensors
+    real = walk.tensors
     moved = lambda part: (found._replace(tensor=Elsewhere(found.tensor)) for found in real(part))  # noqa: E731
-    monkeypatch.setattr(unstick.walk, 'tensors', moved)
+    monkeypatch.setattr(walk, 'tensors', moved)
     with pytest.raises(unstick.AdoptError, match='several accelerators') as caught:
         unstick.adopt(module, device=device)
     assert len(caught.value.names) == 2
@@ -397,3 +399,95 @@ def test_group_offload_by_diffusers_is_refused(device, flux):
     with pytest.raises(unstick.AdoptError, match='remove_hook') as caught:
         unstick.adopt(pipe, device=device)
     assert 'group_offloading' in str(caught.value)
+
+
+def test_an_alias_that_reaches_further_moves_along(device):
+    """Memory was expected for less than what moves in the end: it goes again, and nothing of it stays."""
+    whole = torch.arange(3 << 20, dtype=torch.uint8)
+    part = torch.from_dlpack(whole[: 1 << 20])
+    module = Holder(part=part)
+    model = unstick.adopt(module, device=device)
+    assert is_inside(model, part)
+    assert is_inside(model, whole)
+    assert whole.data_ptr() == part.data_ptr()
+    assert held(device) == model.resident_bytes == 3 << 20
+    assert torch.equal(whole, torch.arange(3 << 20, dtype=torch.uint8))
+
+
+def test_adoption_that_is_interrupted_gives_back_what_it_expected(device, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    module = Holder(one=torch.ones(1 << 20))
+    monkeypatch.setattr(walk, 'all_tensors_and_wrappers', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        unstick.adopt(module, device=device)
+    assert held(device) == 0
+    monkeypatch.undo()
+    assert unstick.adopt(module, device=device).resident_bytes == held(device) > 0
+
+
+class Slotted:
+    __slots__ = ('kept', 'missing')
+
+    def __init__(self, kept):
+        self.kept = kept
+
+
+class Lazy(dict):
+    """A mapping that makes what it holds when it is asked."""
+
+    def items(self):
+        return [(name, torch.full((2,), value)) for name, value in super().items()]
+
+
+def test_the_walk_names_what_it_finds():
+    module = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Sequential(nn.BatchNorm1d(2, affine=False)))
+    module.tied = module[0].weight  # registered under two names, found under the first
+    module[0].state = {'list': [torch.ones(1), Slotted((torch.ones(2), module))], 7: Lazy(value=3)}
+    module.beside = [nn.Linear(1, 1, bias=False)]  # nn.Module does not know of it
+    found = walk.tensors(module)
+    assert {one.name: one.kind for one in found} == {
+        'tied': 'parameter',
+        '1.0.running_mean': 'buffer',
+        '1.0.running_var': 'buffer',
+        '1.0.num_batches_tracked': 'buffer',
+        "0.state['list'][0]": 'state',
+        "0.state['list'][1].kept[0]": 'state',
+        "0.state[7]['value']": 'state',
+        'beside[0].weight': 'parameter',
+    }
+    assert len({id(one.tensor) for one in found}) == len(found)
+
+
+def test_the_walk_passes_on_what_goes_wrong():
+    class Broken(dict):
+        def items(self):
+            raise RuntimeError('not now')
+
+    class Odd:
+        def __init__(self, items):
+            self.items = lambda: items
+
+    module = nn.Linear(2, 2)
+    module.state = Broken(one=1)
+    with pytest.raises(RuntimeError, match='not now'):
+        walk.tensors(module)
+    module.state = None
+    for items in (5, [5], [(1, 2, 3)]):
+        module.__dict__['_modules'] = Odd(items)
+        with pytest.raises(TypeError):
+            walk.tensors(module)
+    del module.__dict__['_modules']
+    with pytest.raises(AttributeError):
+        walk.tensors(module)
+
+
+def test_modules_within_modules_without_end():
+    module = nn.Sequential()
+    for _ in range(20_000):
+        module = nn.Sequential(module)
+    with pytest.raises(RecursionError):
+        modules(module)
+    while len(module):  # from the outside in: taking it apart would recurse as well
+        module = module._modules.pop('0')
