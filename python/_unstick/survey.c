@@ -192,8 +192,8 @@ static PyObject *name_join(PyObject *prefix, PyObject *name)
     return PyUnicode_GET_LENGTH(prefix) ? PyUnicode_FromFormat("%U.%S", prefix, name) : PyObject_Str(name);
 }
 
-/* Attributes, less those in `without` (may be NULL). Runs no Python code while it goes through the dict. */
-static int survey_push_dict(struct survey *survey, PyObject *prefix, PyObject *dict, PyObject *without)
+/* What has a name, less those in `without` (may be NULL). Runs no Python code while it goes through the dict. */
+static int survey_push_dict(struct survey *survey, PyObject *prefix, PyObject *dict, PyObject *kind, PyObject *without)
 {
     PyObject *name, *value;
     Py_ssize_t at = 0;
@@ -205,7 +205,7 @@ static int survey_push_dict(struct survey *survey, PyObject *prefix, PyObject *d
             continue;
         is_left_out = without ? PySet_Contains(without, name) : 0;
         if (is_left_out < 0 ||
-            (!is_left_out && stack_push(&survey->todo, name_join(prefix, name), value, kind_state) < 0))
+            (!is_left_out && stack_push(&survey->todo, name_join(prefix, name), value, kind) < 0))
             return -1;
     }
     return 0;
@@ -257,25 +257,25 @@ static int survey_push_sequence(struct survey *survey, PyObject *prefix, PyObjec
 
 /* --- modules --- */
 
-/* What nn.Module keeps under a name. A scripted module has something that only looks like a dict. */
-static PyObject *module_pairs(PyObject *module, PyObject *name)
+/* What nn.Module keeps under a name: a dict, but a scripted module has something that only looks like one. */
+static PyObject *module_pairs(PyObject *kept)
 {
-    PyObject *kept = PyObject_GetAttr(module, name);
-    PyObject *pairs = kept ? PyMapping_Items(kept) : NULL;
-
-    Py_XDECREF(kept);
-    return pairs;
+    return PyDict_Check(kept) && !PyDict_GET_SIZE(kept) ? PyList_New(0) : PyMapping_Items(kept);
 }
 
 /* A module and those below it, each where it was met first. */
 static int survey_add_module(struct survey *survey, PyObject *name, PyObject *module)
 {
     int is_new = survey_see(survey, module), r;
-    PyObject *pairs;
+    PyObject *kept, *pairs;
 
     if (is_new <= 0)
         return is_new;
-    pairs = stack_push(&survey->modules, Py_NewRef(name), module, NULL) < 0 ? NULL : module_pairs(module, name_modules);
+    if (stack_push(&survey->modules, Py_NewRef(name), module, NULL) < 0)
+        return -1;
+    kept = PyObject_GetAttr(module, name_modules);
+    pairs = kept ? module_pairs(kept) : NULL;
+    Py_XDECREF(kept);
     r = pairs && Py_EnterRecursiveCall(" while looking for modules") == 0 ? 0 : -1;
     if (r < 0) {
         Py_XDECREF(pairs);
@@ -296,11 +296,18 @@ static int survey_add_module(struct survey *survey, PyObject *name, PyObject *mo
     return r;
 }
 
-static int survey_push_kept(struct survey *survey, PyObject *name, PyObject *module, PyObject *kept, PyObject *kind)
+static int survey_push_kept(struct survey *survey, PyObject *name, PyObject *module, PyObject *which, PyObject *kind)
 {
     const char *format = PyUnicode_GET_LENGTH(name) ? "%U.%S" : "%U%S";
+    PyObject *kept = PyObject_GetAttr(module, which);
+    int r = -1;
 
-    return survey_push_pairs(survey, name, format, module_pairs(module, kept), kind);
+    if (kept && PyDict_CheckExact(kept))
+        r = survey_push_dict(survey, name, kept, kind, NULL);
+    else if (kept)
+        r = survey_push_pairs(survey, name, format, PyMapping_Items(kept), kind);
+    Py_XDECREF(kept);
+    return r;
 }
 
 /* --- objects --- */
@@ -327,7 +334,7 @@ static int survey_push_attributes(struct survey *survey, PyObject *name, PyObjec
         PyErr_Clear();
         return 0;
     }
-    r = survey_push_dict(survey, name, dict, without);
+    r = survey_push_dict(survey, name, dict, kind_state, without);
     Py_DECREF(dict);
     return r;
 }
