@@ -36,7 +36,7 @@ struct unstick_device_info {
     uint64_t limit_bytes;    /**< the limit in force; total_bytes if none was set */
     uint64_t granule_bytes;  /**< unit of residency */
     uint64_t resident_bytes; /**< account: under regions, with contents */
-    uint64_t sentinel_bytes; /**< account: the granules under evicted ranges */
+    uint64_t sentinel_bytes; /**< account: what lies under all evicted ranges */
     uint64_t spare_bytes;    /**< account: kept for hand-over */
     uint64_t poisoned_bytes; /**< account: could not be given back */
     bool can_hash;           /**< evictions copy only what changed */

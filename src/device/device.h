@@ -96,6 +96,10 @@ struct usk_device_ops {
     /* [baton] Maps a whole handle (of `bytes`) read-write over reserved addresses with nothing mapped. UNSTICK_BUSY:
      * the driver asks to try again later. */
     int (*map)(struct usk_device *dev, uint64_t address, uint64_t bytes, uint64_t handle, struct unstick_error *error);
+    /* [baton] As map(), of a handle of piece_bytes over a range that is a multiple of it, as often as it takes: the
+     * same memory shows every piece_bytes. All of it or nothing. */
+    int (*map_repeated)(struct usk_device *dev, uint64_t address, uint64_t bytes, uint64_t handle,
+                        uint64_t piece_bytes, struct unstick_error *error);
     /* [baton] Unmaps a range that covers whole mappings. Does not wait for work that uses it: fence first. */
     int (*unmap)(struct usk_device *dev, uint64_t address, uint64_t bytes, struct unstick_error *error);
 

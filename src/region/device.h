@@ -36,10 +36,12 @@ struct usk_sentinel {
 };
 
 #define USK_SENTINEL_BYTE 0xff
+/* What a sentinel takes at most, where a granule can be halved to it. */
+#define USK_SENTINEL_BYTES (UINT64_C(32) << 20)
 
 /*
  * A device in use: the driver's device, what is held on it, and what all its regions share. Two sentinels serve every
- * size: one of a granule, and one of the driver's granularity, repeated under a shorter last granule.
+ * size: one that is repeated under a granule, and one of the driver's granularity, repeated under a shorter last one.
  */
 struct unstick_device {
     struct unstick_context *ctx;
@@ -49,7 +51,7 @@ struct unstick_device {
     uint64_t granule_bytes;
     atomic_uint_least64_t accounts[USK_N_ACCOUNTS];
     struct usk_physical *spares;    /* baton */
-    struct usk_sentinel sentinel;   /* of a granule */
+    struct usk_sentinel sentinel;   /* a granule is covered by it, once or several times */
     struct usk_sentinel sliver;     /* of the granularity; unused if a granule is no longer than that */
     uint64_t *hash_slots;           /* baton: a bit per slot that is taken */
     uint64_t n_stray_writes;        /* baton: found so far */

@@ -4,6 +4,9 @@
  * -1) where it would otherwise lose the CUDA context. It is mapped read-write: a kernel that writes to read-only memory
  * loses the context as well (facts of the driver), while a stray write to the sentinel changes nothing but its hash,
  * and the hash is looked at whenever a region returns.
+ *
+ * It is all that stays on the device of a model that has left, so it is shorter than a granule, and lies under each
+ * several times. Access to several mappings is given in one call, which is what takes the time.
  */
 #include "region/device.h"
 
@@ -85,11 +88,21 @@ fail_reserve:
     return r;
 }
 
+/* Half a granule, a quarter and so on, as long as it is too long and can be halved. */
+static uint64_t sentinel_length(const struct unstick_device *dev)
+{
+    uint64_t bytes = dev->granule_bytes;
+
+    while (bytes > USK_SENTINEL_BYTES && bytes % (2 * dev->driver->caps.granularity_bytes) == 0)
+        bytes /= 2;
+    return bytes;
+}
+
 int usk_sentinel_open(struct unstick_device *dev, struct unstick_error *error)
 {
     int r;
 
-    r = sentinel_open_one(dev, dev->granule_bytes, &dev->sentinel, error);
+    r = sentinel_open_one(dev, sentinel_length(dev), &dev->sentinel, error);
     if (r < 0 || dev->granule_bytes == dev->driver->caps.granularity_bytes)
         return r;
     return sentinel_open_one(dev, dev->driver->caps.granularity_bytes, &dev->sliver, error);
@@ -103,20 +116,10 @@ void usk_sentinel_close(struct unstick_device *dev)
 
 int usk_sentinel_map(struct unstick_device *dev, uint64_t address, uint64_t bytes, struct unstick_error *error)
 {
-    const struct usk_device_ops *ops = dev->driver->ops;
     const struct usk_sentinel *sentinel = bytes == dev->granule_bytes ? &dev->sentinel : &dev->sliver;
-    uint64_t step = sentinel_bytes(sentinel);
 
-    for (uint64_t offset = 0; offset < bytes; offset += step) {
-        int r = ops->map(dev->driver, address + offset, step, sentinel->physical->handle, error);
-
-        if (r < 0) {
-            if (offset)
-                ops->unmap(dev->driver, address, offset, NULL);
-            return r;
-        }
-    }
-    return UNSTICK_OK;
+    return dev->driver->ops->map_repeated(dev->driver, address, bytes, sentinel->physical->handle,
+                                          sentinel_bytes(sentinel), error);
 }
 
 int usk_sentinel_hash(struct unstick_device *dev, uint32_t slot, struct unstick_error *error)

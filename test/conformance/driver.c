@@ -288,6 +288,15 @@ static void check_access(void)
     byte = 0;
     fact(copy_down(&byte, address, 1) == USK_CU_SUCCESS && byte == 0xff, "a mapping outlives the hold on its handle");
     MUST(cu.cuMemUnmap(address, 2 * unit));
+
+    handle = driver_create(unit);
+    for (uint64_t i = 0; i < 4; i++)
+        MUST(cu.cuMemMap(address + i * unit, unit, 0, handle, 0));
+    fact_result(cu.cuMemSetAccess(address, 4 * unit, &read_write, 1), USK_CU_SUCCESS,
+                "access is set for several mappings of one handle at once");
+    fact_result(set_bytes(address, 7, 4 * unit), USK_CU_SUCCESS, "a fill crosses several mappings of one handle");
+    MUST(cu.cuMemUnmap(address, 4 * unit));
+    MUST(cu.cuMemRelease(handle));
     MUST(cu.cuMemAddressFree(address, 4 * unit));
 }
 

@@ -152,6 +152,47 @@ static void test_unmap_many_at_once(void **state)
     memory_free(&memory);
 }
 
+/* What the sentinel needs: one handle several times in a row, all of it or nothing. */
+static void test_map_repeated(void **state)
+{
+    uint64_t unit = fixture.unit, free_before = free_bytes_at_rest(), address, handle, other;
+    unsigned char pattern[64], seen[64];
+
+    (void)state;
+    random_fill(pattern, sizeof(pattern));
+    OK(fixture.ops->reserve(fixture.dev, 8 * unit, unit, &address, &fixture.error));
+    OK(fixture.ops->create(fixture.dev, 2 * unit, &handle, &fixture.error));
+    OK(fixture.ops->create(fixture.dev, unit, &other, &fixture.error));
+    OK(fixture.ops->map_repeated(fixture.dev, address, 6 * unit, handle, 2 * unit, &fixture.error));
+    check_free_bytes(free_before - 3 * unit);
+    OK(fixture.ops->fill(fixture.dev, USK_LANE_UP, address, 0xff, 6 * unit, &fixture.error));
+    OK(fixture.ops->copy_up(fixture.dev, USK_LANE_UP, address + 3 * unit - 32, pattern, sizeof(pattern),
+                            &fixture.error));
+    lane_wait(USK_LANE_UP);
+    for (uint64_t i = 0; i < 3; i++) {
+        OK(fixture.ops->copy_down(fixture.dev, USK_LANE_DOWN, seen, address + (2 * i + 1) * unit - 32, sizeof(seen),
+                                  &fixture.error));
+        lane_wait(USK_LANE_DOWN);
+        assert_memory_equal(seen, pattern, sizeof(seen));
+    }
+    OK(fixture.ops->unmap(fixture.dev, address + 2 * unit, 4 * unit, &fixture.error));
+    OK(fixture.ops->unmap(fixture.dev, address, 2 * unit, &fixture.error));
+
+    /* The handle's own size, a multiple of it, and nothing in the way. */
+    REFUSED(fixture.ops->map_repeated(fixture.dev, address, 2 * unit, handle, unit, &fixture.error));
+    REFUSED(fixture.ops->map_repeated(fixture.dev, address, 3 * unit, handle, 2 * unit, &fixture.error));
+    REFUSED(fixture.ops->map_repeated(fixture.dev, address, 2 * unit, handle, 0, &fixture.error));
+    OK(fixture.ops->map(fixture.dev, address + 5 * unit, unit, other, &fixture.error));
+    REFUSED(fixture.ops->map_repeated(fixture.dev, address, 6 * unit, handle, 2 * unit, &fixture.error));
+    OK(fixture.ops->map_repeated(fixture.dev, address, 4 * unit, handle, 2 * unit, &fixture.error));
+    OK(fixture.ops->unmap(fixture.dev, address, 4 * unit, &fixture.error));
+    OK(fixture.ops->unmap(fixture.dev, address + 5 * unit, unit, &fixture.error));
+    OK(fixture.ops->release(fixture.dev, other, &fixture.error));
+    OK(fixture.ops->release(fixture.dev, handle, &fixture.error));
+    OK(fixture.ops->unreserve(fixture.dev, address, 8 * unit, &fixture.error));
+    check_free_bytes(free_before);
+}
+
 /* What the sentinel needs: one handle under many addresses. */
 static void test_shared_handle(void **state)
 {
@@ -288,6 +329,7 @@ int conformance_memory(void)
         cmocka_unit_test(test_memory_info_counts_handles),
         cmocka_unit_test(test_map_rules),
         cmocka_unit_test(test_unmap_many_at_once),
+        cmocka_unit_test(test_map_repeated),
         cmocka_unit_test(test_shared_handle),
         cmocka_unit_test(test_contents_move_with_handle),
         cmocka_unit_test(test_out_of_memory),

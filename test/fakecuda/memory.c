@@ -479,9 +479,10 @@ CUresult cuMemSetAccess(CUdeviceptr address, size_t bytes, const CUmemAccessDesc
         else if (!fake_device_find(access[i].location.id))
             result = CUDA_ERROR_INVALID_DEVICE;
     }
-    for (size_t i = 0; !result && i < n; i++) {
+    for (size_t i = 0; (!result || result == CUDA_ERROR_NOT_READY) && i < n; i++) {
         struct fake_mapping *mapping = fake.mappings.values[place + i];
 
+        /* Time passes for all of them. */
         if (mapping->n_not_ready) {
             mapping->n_not_ready--;
             result = CUDA_ERROR_NOT_READY;

@@ -83,6 +83,12 @@ static int cuda_map(struct usk_device *dev, uint64_t address, uint64_t bytes, ui
     return usk_cuda_vmm_map(&cuda_from(dev)->core, address, bytes, handle, error);
 }
 
+static int cuda_map_repeated(struct usk_device *dev, uint64_t address, uint64_t bytes, uint64_t handle,
+                             uint64_t piece_bytes, struct unstick_error *error)
+{
+    return usk_cuda_vmm_map_repeated(&cuda_from(dev)->core, address, bytes, handle, piece_bytes, error);
+}
+
 static int cuda_unmap(struct usk_device *dev, uint64_t address, uint64_t bytes, struct unstick_error *error)
 {
     return usk_cuda_vmm_unmap(&cuda_from(dev)->core, address, bytes, error);
@@ -213,6 +219,7 @@ static const struct usk_device_ops cuda_ops = {
     .create = cuda_create,
     .release = cuda_release,
     .map = cuda_map,
+    .map_repeated = cuda_map_repeated,
     .unmap = cuda_unmap,
     .copy_up = cuda_copy_up,
     .copy_down = cuda_copy_down,

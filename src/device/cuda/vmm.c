@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Each call is one driver call, but for map, which is two: a mapping can be used only after access to it was given. So
- * map has a middle state, and a failure there is undone. A driver may ask to try again (NOT_READY, seen under load on
+ * Each call is one driver call, but for the maps, which are two and more: a mapping can be used only after access to it
+ * was given. So they have middle states, and a failure there is undone. A driver may ask to try again (NOT_READY, seen under load on
  * WSL2): that is done a few times with pauses that are short beside a step, then left to the caller as BUSY.
  */
 #include "device/cuda/vmm.h"
@@ -160,32 +160,48 @@ static usk_cu_result map_set_access(struct usk_cuda_core *core, uint64_t address
     }
 }
 
-int usk_cuda_vmm_map(struct usk_cuda_core *core, uint64_t address, uint64_t bytes, uint64_t handle,
-                     struct unstick_error *error)
+/* Undoes what was mapped before something failed, and fails with that. */
+static int map_undo(struct usk_cuda_core *core, uint64_t address, uint64_t mapped_bytes, usk_cu_result result,
+                    const char *operation, struct unstick_error *error)
 {
-    usk_cu_result result, undone;
+    usk_cu_result undone = mapped_bytes ? core->driver->cuMemUnmap(address, mapped_bytes) : USK_CU_SUCCESS;
+
+    if (undone != USK_CU_SUCCESS)
+        return usk_cuda_fail_as(core, error, UNSTICK_POISONED, undone, "cuMemUnmap",
+                                "%llu bytes at %#llx were mapped, %s failed (%s) and the mapping cannot be undone",
+                                (unsigned long long)mapped_bytes, (unsigned long long)address, operation,
+                                usk_cuda_result_name(core->driver, result));
+    return usk_cuda_fail(core, error, result, operation, "cannot map memory at %#llx", (unsigned long long)address);
+}
+
+int usk_cuda_vmm_map_repeated(struct usk_cuda_core *core, uint64_t address, uint64_t bytes, uint64_t handle,
+                              uint64_t piece_bytes, struct unstick_error *error)
+{
+    usk_cu_result result;
     USK_CUDA_SCOPE(scope);
     int r;
 
+    if (!piece_bytes || bytes % piece_bytes)
+        return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "cuMemMap",
+                             "%llu bytes are no multiple of a handle of %llu", (unsigned long long)bytes,
+                             (unsigned long long)piece_bytes);
     r = usk_cuda_enter(core, &scope, error);
     if (r < 0)
         return r;
-    result = core->driver->cuMemMap(address, bytes, 0, handle, 0);
-    if (result != USK_CU_SUCCESS)
-        return usk_cuda_fail(core, error, result, "cuMemMap", "cannot map %llu bytes at %#llx",
-                             (unsigned long long)bytes, (unsigned long long)address);
+    for (uint64_t offset = 0; offset < bytes; offset += piece_bytes) {
+        result = core->driver->cuMemMap(address + offset, piece_bytes, 0, handle, 0);
+        if (result != USK_CU_SUCCESS)
+            return map_undo(core, address, offset, result, "cuMemMap", error);
+    }
+    /* This is what takes the time, for many mappings hardly more than for one. */
     result = map_set_access(core, address, bytes);
-    if (result == USK_CU_SUCCESS)
-        return UNSTICK_OK;
-    undone = core->driver->cuMemUnmap(address, bytes);
-    if (undone != USK_CU_SUCCESS)
-        return usk_cuda_fail_as(core, error, UNSTICK_POISONED, undone, "cuMemUnmap",
-                                "%llu bytes at %#llx were mapped, access was refused (%s) and the mapping cannot be "
-                                "undone",
-                                (unsigned long long)bytes, (unsigned long long)address,
-                                usk_cuda_result_name(core->driver, result));
-    return usk_cuda_fail(core, error, result, "cuMemSetAccess", "cannot give access to %llu bytes at %#llx",
-                         (unsigned long long)bytes, (unsigned long long)address);
+    return result == USK_CU_SUCCESS ? UNSTICK_OK : map_undo(core, address, bytes, result, "cuMemSetAccess", error);
+}
+
+int usk_cuda_vmm_map(struct usk_cuda_core *core, uint64_t address, uint64_t bytes, uint64_t handle,
+                     struct unstick_error *error)
+{
+    return usk_cuda_vmm_map_repeated(core, address, bytes, handle, bytes, error);
 }
 
 int usk_cuda_vmm_unmap(struct usk_cuda_core *core, uint64_t address, uint64_t bytes, struct unstick_error *error)

@@ -20,6 +20,8 @@ int usk_cuda_vmm_create(struct usk_cuda_core *core, uint64_t bytes, uint64_t *re
 int usk_cuda_vmm_release(struct usk_cuda_core *core, uint64_t handle, struct unstick_error *error);
 int usk_cuda_vmm_map(struct usk_cuda_core *core, uint64_t address, uint64_t bytes, uint64_t handle,
                      struct unstick_error *error);
+int usk_cuda_vmm_map_repeated(struct usk_cuda_core *core, uint64_t address, uint64_t bytes, uint64_t handle,
+                              uint64_t piece_bytes, struct unstick_error *error);
 int usk_cuda_vmm_unmap(struct usk_cuda_core *core, uint64_t address, uint64_t bytes, struct unstick_error *error);
 
 #endif

@@ -67,6 +67,38 @@ static void test_map_cannot_be_undone(void **state)
     OK(dev->ops->unmap(dev, address, UNIT, &error));
 }
 
+static void test_map_repeated(void **state)
+{
+    uint64_t before = fake.n_calls("cuMemSetAccess");
+
+    (void)state;
+    OK(dev->ops->map_repeated(dev, address, 2 * UNIT, handle, UNIT, &error));
+    assert_int_equal(fake.n_calls("cuMemSetAccess") - before, 1);
+    assert_int_equal(live_now().mappings, 2);
+    OK(dev->ops->unmap(dev, address, 2 * UNIT, &error));
+    FAILS(UNSTICK_INVALID_ARGUMENT, dev->ops->map_repeated(dev, address, 2 * UNIT, handle, 0, &error));
+    FAILS(UNSTICK_INVALID_ARGUMENT, dev->ops->map_repeated(dev, address, 2 * UNIT - 1, handle, UNIT, &error));
+}
+
+static void test_map_repeated_is_undone(void **state)
+{
+    (void)state;
+    fail_at("cuMemMap", 2, USK_CU_OUT_OF_MEMORY);
+    FAILS(UNSTICK_OUT_OF_DEVICE_MEMORY, dev->ops->map_repeated(dev, address, 2 * UNIT, handle, UNIT, &error));
+    assert_int_equal(live_now().mappings, 0);
+    fail_nothing();
+    fail_at("cuMemSetAccess", 1, USK_CU_OUT_OF_MEMORY);
+    FAILS(UNSTICK_OUT_OF_DEVICE_MEMORY, dev->ops->map_repeated(dev, address, 2 * UNIT, handle, UNIT, &error));
+    assert_int_equal(live_now().mappings, 0);
+    fail_nothing();
+    fail_at("cuMemMap", 2, USK_CU_OUT_OF_MEMORY);
+    fail_at("cuMemUnmap", 1, USK_CU_INVALID_VALUE);
+    FAILS(UNSTICK_POISONED, dev->ops->map_repeated(dev, address, 2 * UNIT, handle, UNIT, &error));
+    assert_int_equal(live_now().mappings, 1);
+    fail_nothing();
+    OK(dev->ops->unmap(dev, address, UNIT, &error));
+}
+
 static void test_failures_change_nothing(void **state)
 {
     uint64_t other = 77, free_bytes = 78, total_bytes = 79;
@@ -156,7 +188,9 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         memory_test(test_map_tries_again),         memory_test(test_map_gives_up),
-        memory_test(test_map_is_undone),           memory_test(test_map_cannot_be_undone),
+        memory_test(test_map_is_undone),           memory_test(test_map_repeated),
+        memory_test(test_map_repeated_is_undone),
+        memory_test(test_map_cannot_be_undone),
         memory_test(test_failures_change_nothing), memory_test(test_out_of_memory),
         memory_test(test_registration_failures),
     };

@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/error.h"
 #include "base/math.h"
@@ -105,15 +106,20 @@ static void fault_drain(struct fault *fault)
 
 static int fault_enter(struct fault *fault, enum usk_fault_op op, struct unstick_error *error)
 {
+    struct timespec delay = { 0 };
     uint64_t n_calls;
     int status;
 
     pthread_mutex_lock(&fault->lock);
     status = fault_judge(fault, op);
     n_calls = fault->n_calls;
+    delay.tv_sec = fault->script.delay_us / 1000000;
+    delay.tv_nsec = fault->script.delay_us % 1000000 * 1000L;
     if (status < 0)
         fault->n_failed++;
     pthread_mutex_unlock(&fault->lock);
+    if (delay.tv_sec || delay.tv_nsec)
+        nanosleep(&delay, NULL);
     if (status == UNSTICK_OK)
         return UNSTICK_OK;
     if (status == UNSTICK_DEVICE_LOST)
@@ -235,22 +241,46 @@ static int fault_release(struct usk_device *dev, uint64_t handle, struct unstick
     return r;
 }
 
-static int fault_map(struct usk_device *dev, uint64_t address, uint64_t bytes, uint64_t handle,
-                     struct unstick_error *error)
+/* Whether a map is to answer BUSY; counted down. */
+static bool fault_is_busy(struct fault *fault)
 {
-    struct fault *fault = fault_from(dev);
     bool is_busy;
-    int r;
 
-    r = fault_enter(fault, USK_FAULT_MAP, error);
-    if (r < 0)
-        return r;
     pthread_mutex_lock(&fault->lock);
     is_busy = fault->script.busy_maps;
     if (is_busy)
         fault->script.busy_maps--;
     pthread_mutex_unlock(&fault->lock);
-    if (is_busy)
+    return is_busy;
+}
+
+static int fault_map_repeated(struct usk_device *dev, uint64_t address, uint64_t bytes, uint64_t handle,
+                              uint64_t piece_bytes, struct unstick_error *error)
+{
+    struct fault *fault = fault_from(dev);
+    int r;
+
+    r = fault_enter(fault, USK_FAULT_MAP, error);
+    if (r < 0)
+        return r;
+    if (fault_is_busy(fault))
+        return usk_error_set(error, UNSTICK_BUSY, 0, "map", "made busy by the fault device: try again");
+    r = fault->inner->ops->map_repeated(fault->inner, address, bytes, handle, piece_bytes, error);
+    if (r == UNSTICK_OK)
+        usk_fault_ledger_add(&fault->ledger, USK_LEDGER_MAPPING, address, bytes);
+    return r;
+}
+
+static int fault_map(struct usk_device *dev, uint64_t address, uint64_t bytes, uint64_t handle,
+                     struct unstick_error *error)
+{
+    struct fault *fault = fault_from(dev);
+    int r;
+
+    r = fault_enter(fault, USK_FAULT_MAP, error);
+    if (r < 0)
+        return r;
+    if (fault_is_busy(fault))
         return usk_error_set(error, UNSTICK_BUSY, 0, "map", "made busy by the fault device: try again");
     r = fault->inner->ops->map(fault->inner, address, bytes, handle, error);
     if (r == UNSTICK_OK)
@@ -531,6 +561,7 @@ static const struct usk_device_ops fault_ops = {
     .create = fault_create,
     .release = fault_release,
     .map = fault_map,
+    .map_repeated = fault_map_repeated,
     .unmap = fault_unmap,
     .copy_up = fault_copy_up,
     .copy_down = fault_copy_down,

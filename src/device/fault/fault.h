@@ -21,6 +21,7 @@ struct usk_fault_script {
     uint64_t steal_bytes;    /* memory that somebody else took: memory_info and create see that much less */
     uint32_t pending_polls;  /* every ticket answers PENDING this many times first */
     uint32_t busy_maps;      /* the next this many maps answer UNSTICK_BUSY */
+    uint32_t delay_us;       /* every call takes this much longer */
 };
 
 enum usk_fault_op {

@@ -9,6 +9,7 @@
  */
 #include "device/host/host.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -83,6 +84,26 @@ static int host_map(struct usk_device *dev, uint64_t address, uint64_t bytes, ui
                     struct unstick_error *error)
 {
     return usk_host_memory_map(&host_from(dev)->memory, address, bytes, handle, error);
+}
+
+static int host_map_repeated(struct usk_device *dev, uint64_t address, uint64_t bytes, uint64_t handle,
+                             uint64_t piece_bytes, struct unstick_error *error)
+{
+    struct host *host = host_from(dev);
+
+    if (!piece_bytes || bytes % piece_bytes)
+        return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "map",
+                             "%" PRIu64 " bytes are no multiple of a handle of %" PRIu64, bytes, piece_bytes);
+    for (uint64_t offset = 0; offset < bytes; offset += piece_bytes) {
+        int r = usk_host_memory_map(&host->memory, address + offset, piece_bytes, handle, error);
+
+        if (r < 0) {
+            if (offset)
+                usk_host_memory_unmap(&host->memory, &host->lanes, &dev->log, address, offset, NULL);
+            return r;
+        }
+    }
+    return UNSTICK_OK;
 }
 
 static int host_unmap(struct usk_device *dev, uint64_t address, uint64_t bytes, struct unstick_error *error)
@@ -282,6 +303,7 @@ static const struct usk_device_ops host_ops = {
     .create = host_create,
     .release = host_release,
     .map = host_map,
+    .map_repeated = host_map_repeated,
     .unmap = host_unmap,
     .copy_up = host_copy_up,
     .copy_down = host_copy_down,
