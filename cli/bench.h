@@ -30,7 +30,8 @@ struct bench {
     uint32_t n_granules;
     uint64_t n_runs;
     bool is_host;             /* the host device: references are on fresh pages */
-    uint64_t longest_step_ns; /* of contexts that are closed */
+    struct usk_longest_step longest_step; /* of all cases so far */
+    const char *longest_case;             /* in which it was; NULL: between them */
     json_t *results;          /* NULL: a table is printed */
 };
 
@@ -51,6 +52,9 @@ int bench_case_run(struct bench *bench, const struct bench_case *bench_case, voi
                    struct unstick_error *error);
 bool bench_is_wanted(const struct bench *bench, const char *name);
 void bench_skip(struct bench *bench, const struct bench_case *bench_case, const char *reason);
+
+/* Looks whether a longer step was made by now; `name`: of the case, or NULL. */
+void bench_note_steps(struct bench *bench, const char *name);
 
 /* Opens the same device once more, with room for one region of bench->bytes. */
 int bench_open_tight(struct bench *bench, struct unstick_error *error);

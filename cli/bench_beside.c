@@ -272,6 +272,7 @@ int bench_beside(struct bench *bench, struct unstick_error *error)
     if (r == UNSTICK_OK)
         r = beside_run_cases(&driven, cases, error);
     bench_close(&driven);
-    bench->longest_step_ns = driven.longest_step_ns;
+    bench->longest_step = driven.longest_step;
+    bench->longest_case = driven.longest_case;
     return r;
 }

@@ -294,7 +294,8 @@ static int move_run_switch(struct bench *bench, struct unstick_error *error)
     if (tight.dev)
         move_close(&tight, &state);
     bench_close(&tight);
-    bench->longest_step_ns = tight.longest_step_ns;
+    bench->longest_step = tight.longest_step;
+    bench->longest_case = tight.longest_case;
     return r;
 }
 

@@ -171,7 +171,9 @@ int bench_case_run(struct bench *bench, const struct bench_case *bench_case, voi
                              "out of host memory for the samples");
     ours.seconds = samples;
     theirs.seconds = samples + bench->n_runs;
+    bench_note_steps(bench, NULL);
     r = bench_measure(bench, bench_case, state, &ours, &theirs, &why);
+    bench_note_steps(bench, bench_case->name);
     if (r == UNSTICK_OK) {
         series_sum_up(&ours, bench->n_runs, samples + 2 * bench->n_runs);
         series_sum_up(&theirs, bench->n_runs, samples + 2 * bench->n_runs);
@@ -185,6 +187,18 @@ int bench_case_run(struct bench *bench, const struct bench_case *bench_case, voi
     if (r < 0)
         return usk_error_set(error, r, why.native, why.operation, "%s: %s", bench_case->name, why.text);
     return r;
+}
+
+void bench_note_steps(struct bench *bench, const char *name)
+{
+    if (!bench->ctx)
+        return;
+    usk_baton_take(bench->ctx);
+    if (bench->ctx->longest_step.ns > bench->longest_step.ns) {
+        bench->longest_step = bench->ctx->longest_step;
+        bench->longest_case = name;
+    }
+    usk_baton_give(bench->ctx);
 }
 
 /* How much of the device there is to measure with: two regions and two buffers fit, and a backup of each
@@ -231,10 +245,7 @@ int bench_open_tight(struct bench *bench, struct unstick_error *error)
 
 void bench_close(struct bench *bench)
 {
-    struct unstick_context_info info = { .size = sizeof(info) };
-
-    if (bench->ctx && unstick_context_info(bench->ctx, &info) == UNSTICK_OK)
-        bench->longest_step_ns = usk_max(bench->longest_step_ns, info.longest_step_ns);
+    bench_note_steps(bench, NULL);
     unstick_device_close(bench->dev, NULL);
     unstick_context_free(bench->ctx);
     bench->dev = NULL;
@@ -265,7 +276,9 @@ static int bench_run(struct bench *bench, struct unstick_error *error)
 static void bench_finish(const struct bench *bench, const struct unstick_device_info *info, bool is_shared,
                          uint64_t stall_ns)
 {
-    double longest_ms = (double)bench->longest_step_ns / (double)USK_NS_PER_MS;
+    const struct usk_longest_step *longest = &bench->longest_step;
+    double longest_ms = (double)longest->ns / (double)USK_NS_PER_MS;
+    double stretch_ms = (double)longest->stretch_ns / (double)USK_NS_PER_MS;
     double stall_ms = (double)stall_ns / (double)USK_NS_PER_MS;
 
     if (is_shared) {
@@ -275,14 +288,20 @@ static void bench_finish(const struct bench *bench, const struct unstick_device_
         return;
     }
     if (!bench->results) {
-        printf("\nlongest step: %.3f ms; a thread that only slept was late by up to %.3f ms\n", longest_ms, stall_ms);
+        printf("\nlongest step: %.3f ms, in %s: %u calls, the longest %.3f ms (%s); a thread that only slept was "
+               "late by up to %.3f ms\n",
+               longest_ms, bench->longest_case ? bench->longest_case : "preparing", longest->n_calls, stretch_ms,
+               longest->stretch ? longest->stretch : "none", stall_ms);
         return;
     }
-    cli_json_print(json_pack("{s:{s:s, s:s, s:I, s:I}, s:I, s:I, s:f, s:f, s:o}", "device", "name", info->name,
+    cli_json_print(json_pack("{s:{s:s, s:s, s:I, s:I}, s:I, s:I, s:f, s:{s:s?, s:i, s:s?, s:f}, s:f, s:o}",
+                             "device", "name", info->name,
                              "kind", info->kind, "total_bytes", (json_int_t)info->total_bytes,
                              "granule_bytes", (json_int_t)info->granule_bytes, "bytes",
                              (json_int_t)bench->bytes, "runs", (json_int_t)bench->n_runs, "longest_step_ms",
-                             longest_ms, "longest_stall_ms", stall_ms, "results", bench->results));
+                             longest_ms, "longest_step", "case", bench->longest_case, "calls", (int)longest->n_calls,
+                             "longest_call", longest->stretch, "longest_call_ms", stretch_ms, "longest_stall_ms",
+                             stall_ms, "results", bench->results));
 }
 
 static bool bench_check_names(const char *only)

@@ -15,6 +15,13 @@
 struct unstick_device;
 struct unstick_task;
 
+/* A step, and the longest stretch in it from one call to the driver to the next. */
+struct usk_longest_step {
+    uint64_t ns, stretch_ns;
+    const char *stretch;  /* what began it; NULL: no call was made */
+    unsigned int n_calls; /* or groups of them that belong together */
+};
+
 /*
  * Two things order the threads of a context.
  *
@@ -42,6 +49,7 @@ struct unstick_context {
     unsigned int n_steps;            /* lock: whose turn it is to be stepped first */
 
     atomic_uint_least64_t longest_step_ns;
+    struct usk_longest_step longest_step; /* baton: the same one, and what it was made of */
     atomic_int next_timeout_ms;      /* what the last step found */
 
     pthread_t driver; /* lock */

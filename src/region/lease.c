@@ -6,6 +6,7 @@
  */
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "region/region.h"
 
@@ -145,7 +146,7 @@ int unstick_lease_end(struct unstick_lease *lease, struct unstick_error *error)
     return UNSTICK_OK;
 }
 
-int usk_region_poll_fences(struct unstick_region *region, struct unstick_error *error)
+int usk_region_poll_fences(struct unstick_region *region, uint64_t deadline_ns, struct unstick_error *error)
 {
     struct unstick_context *ctx = region->dev->ctx;
 
@@ -175,5 +176,7 @@ int usk_region_poll_fences(struct unstick_region *region, struct unstick_error *
         usk_context_unlock(ctx);
         if (r < 0)
             return r;
+        if (usk_clock_now_ns() > deadline_ns)
+            return UNSTICK_PENDING;
     }
 }

@@ -140,7 +140,7 @@ static bool region_has_physical(const struct unstick_region *region)
 int usk_region_poll_quiet(struct unstick_region *region)
 {
     struct usk_device *driver = region->dev->driver;
-    int r = usk_region_poll_fences(region, NULL);
+    int r = usk_region_poll_fences(region, UINT64_MAX, NULL);
 
     if (r != UNSTICK_OK || region->has_been_leased)
         return r;

@@ -154,7 +154,7 @@ void usk_blob_unref(struct usk_blob *blob);
 
 /* --- lease.c --- */
 
-/* [baton] Polls the tickets of ended leases: UNSTICK_OK when all are passed. */
-int usk_region_poll_fences(struct unstick_region *region, struct unstick_error *error);
+/* [baton] Polls the tickets of ended leases, until deadline_ns: UNSTICK_OK when all are passed. */
+int usk_region_poll_fences(struct unstick_region *region, uint64_t deadline_ns, struct unstick_error *error);
 
 #endif

@@ -235,12 +235,12 @@ static void arrival_step_memory(struct usk_arrival *arrival, struct usk_step *st
     struct unstick_error error = { 0 };
     int r = UNSTICK_OK;
 
-    if (!usk_step_may_call(step, arrival->task->region->dev))
-        return;
     if (!arrival->physical) {
         /* Asked before the attempt: what a source freed after that is still found by it. */
         bool may_wait = arrival_may_wait(task);
 
+        if (!usk_step_may_call(step, task->region->dev, "create"))
+            return;
         /* What is free now may be what another request counts on, and this one's share is still on its way. */
         if (may_wait && !usk_physical_is_at_hand(task->region->dev, arrival_bytes(arrival))) {
             step->is_waiting = true;
@@ -252,8 +252,11 @@ static void arrival_step_memory(struct usk_arrival *arrival, struct usk_step *st
             return;
         }
     }
-    if (r == UNSTICK_OK)
+    if (r == UNSTICK_OK) {
+        if (!usk_step_may_call(step, task->region->dev, "bring"))
+            return;
         r = usk_granule_bring(task->region, arrival->index, arrival->physical, &error);
+    }
     if (r == UNSTICK_BUSY && arrival->n_busy++ < USK_TASK_MAX_BUSY) {
         step->is_waiting = true;
         return;
@@ -348,7 +351,7 @@ static void arrival_step_submit(struct usk_arrival *arrival, struct usk_step *st
             return;
         }
     }
-    if (!usk_step_may_call(step, arrival->task->region->dev))
+    if (!usk_step_may_call(step, arrival->task->region->dev, "copy"))
         return;
     r = arrival_submit(arrival);
     if (r < 0)
@@ -402,12 +405,10 @@ static void arrival_step_copy(struct usk_arrival *arrival, struct usk_step *step
 {
     struct unstick_task *task = arrival->task;
     bool is_again = false;
-    int r = usk_device_poll(arrival_driver(arrival), arrival->flight.ticket, &task->result.error);
+    int r = usk_step_poll(step, task->region->dev, arrival->flight.ticket, &task->result.error);
 
-    if (r == UNSTICK_PENDING) {
-        step->is_waiting = true;
+    if (r == UNSTICK_PENDING)
         return;
-    }
     arrival->flight.has_ticket = false;
     arrival->flight.is_up = r < 0 && r != UNSTICK_DEVICE_LOST;
     if (r == UNSTICK_OK && arrival->has_slot)
@@ -445,7 +446,7 @@ static void arrival_step_leave(struct usk_arrival *arrival, struct usk_step *ste
         step->is_waiting = true;
         return;
     }
-    end = usk_flight_bring_down(task, &arrival->flight, USK_LANE_UP);
+    end = usk_flight_bring_down(task, &arrival->flight, USK_LANE_UP, step);
     if (end == USK_FLIGHT_UP) {
         step->is_waiting = true;
         return;
@@ -453,7 +454,7 @@ static void arrival_step_leave(struct usk_arrival *arrival, struct usk_step *ste
     if (end == USK_FLIGHT_MISSING && arrival_granule(arrival)->physical) {
         arrival_poison(arrival);
     } else if (arrival_granule(arrival)->physical) {
-        if (!usk_step_may_call(step, arrival->task->region->dev))
+        if (!usk_step_may_call(step, arrival->task->region->dev, "take"))
             return;
         r = usk_granule_take(task->region, arrival->index, usk_queue_keeps_spares(task->region->dev, NULL), NULL);
         if (r == UNSTICK_BUSY && arrival->n_busy++ < USK_TASK_MAX_BUSY) {

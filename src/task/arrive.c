@@ -160,7 +160,7 @@ static bool arrive_undo(struct unstick_task *task, struct usk_step *step)
 
         if (!task->has_come[task->cursor])
             continue;
-        if (n_moves++ == USK_TASK_MOVES_PER_STEP || !usk_step_may_call(step, task->region->dev))
+        if (n_moves++ == USK_TASK_MOVES_PER_STEP || !usk_step_may_call(step, task->region->dev, "take"))
             return false;
         r = usk_granule_take(task->region, task->cursor, to_spare, NULL);
         if (r == UNSTICK_BUSY && task->n_busy++ < USK_TASK_MAX_BUSY) {
@@ -221,6 +221,8 @@ static bool arrive_check_sentinel(struct unstick_task *task, struct usk_step *st
     if (!dev->driver->caps.can_hash)
         return true;
     if (!task->has_slot) {
+        if (!usk_step_may_call(step, dev, "hash"))
+            return false;
         task->has_slot = usk_slots_take(dev, 2, &task->slot);
         step->is_waiting |= !task->has_slot;
         if (!task->has_slot)
@@ -228,8 +230,7 @@ static bool arrive_check_sentinel(struct unstick_task *task, struct usk_step *st
         r = arrive_hash_sentinel(task);
     }
     if (task->flight.has_ticket) {
-        r = usk_device_poll(dev->driver, task->flight.ticket, NULL);
-        step->is_waiting |= r == UNSTICK_PENDING;
+        r = usk_step_poll(step, dev, task->flight.ticket, NULL);
         if (r == UNSTICK_PENDING)
             return false;
         task->flight.has_ticket = false;
@@ -244,7 +245,7 @@ static bool arrive_check_sentinel(struct unstick_task *task, struct usk_step *st
     if (r < 0)
         usk_log_write(&task->ctx->log, UNSTICK_LOG_WARNING, "the sentinels could not be checked: %s",
                       unstick_status_text(r));
-    if (usk_flight_bring_down(task, &task->flight, USK_LANE_HASH) == USK_FLIGHT_UP) {
+    if (usk_flight_bring_down(task, &task->flight, USK_LANE_HASH, step) == USK_FLIGHT_UP) {
         step->is_waiting = true;
         return false;
     }
@@ -310,6 +311,8 @@ int usk_arrive_step(struct unstick_task *task, struct usk_step *step)
     switch (task->phase) {
     case USK_PHASE_QUEUED:
     case USK_PHASE_BEGIN:
+        if (!usk_step_has_time(step, "begin"))
+            return UNSTICK_PENDING;
         r = usk_task_is_stopping(task) ? task->failure : arrive_begin(task);
         if (r < 0)
             usk_task_fail(task, r);

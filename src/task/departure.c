@@ -144,7 +144,7 @@ static void departure_step_submit(struct usk_departure *departure, struct usk_st
             return;
         }
     }
-    if (!usk_step_may_call(step, departure->task->region->dev))
+    if (!usk_step_may_call(step, departure->task->region->dev, "copy"))
         return;
     r = departure_submit(departure);
     if (r < 0)
@@ -199,12 +199,10 @@ static int departure_fail_changing(struct usk_departure *departure)
 static void departure_step_copy(struct usk_departure *departure, struct usk_step *step)
 {
     struct unstick_task *task = departure->task;
-    int r = usk_device_poll(departure_driver(departure), departure->flight.ticket, &task->result.error);
+    int r = usk_step_poll(step, task->region->dev, departure->flight.ticket, &task->result.error);
 
-    if (r == UNSTICK_PENDING) {
-        step->is_waiting = true;
+    if (r == UNSTICK_PENDING)
         return;
-    }
     departure->flight.has_ticket = false;
     departure->flight.is_up = r < 0 && r != UNSTICK_DEVICE_LOST;
     if (r == UNSTICK_OK && departure->has_slot) {
@@ -245,7 +243,7 @@ static void departure_step_leave(struct usk_departure *departure, struct usk_ste
 {
     struct usk_granule *granule = departure_granule(departure);
 
-    if (usk_flight_bring_down(departure->task, &departure->flight, USK_LANE_DOWN) == USK_FLIGHT_UP) {
+    if (usk_flight_bring_down(departure->task, &departure->flight, USK_LANE_DOWN, step) == USK_FLIGHT_UP) {
         step->is_waiting = true;
         return;
     }

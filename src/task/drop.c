@@ -38,7 +38,7 @@ static bool drop_work(struct unstick_task *task, struct usk_step *step)
         if (task->cursor == task->region->n_reserved)
             return true;
         if (task->region->granules[task->cursor].physical) {
-            if (!usk_step_may_call(step, task->region->dev))
+            if (!usk_step_may_call(step, task->region->dev, "take"))
                 return false;
             n_moves++;
         }

@@ -16,16 +16,21 @@ static bool fence_is_wide(struct unstick_task *task)
 
 int usk_fence_step(struct unstick_task *task, struct usk_step *step)
 {
-    struct usk_device *driver = task->region->dev->driver;
+    struct unstick_device *dev = task->region->dev;
     int r;
 
-    r = usk_region_poll_fences(task->region, &task->result.error);
+    if (!usk_step_has_time(step, "fences"))
+        return UNSTICK_PENDING;
+    r = usk_region_poll_fences(task->region, step->deadline_ns, &task->result.error);
     if (r == UNSTICK_OK && fence_is_wide(task)) {
-        if (!task->has_ticket)
-            r = driver->ops->fence_device(driver, &task->ticket, &task->result.error);
+        if (!task->has_ticket) {
+            if (!usk_step_may_call(step, dev, "fence"))
+                return UNSTICK_PENDING;
+            r = dev->driver->ops->fence_device(dev->driver, &task->ticket, &task->result.error);
+        }
         if (r == UNSTICK_OK) {
             task->has_ticket = true;
-            r = usk_device_poll(driver, task->ticket, &task->result.error);
+            r = usk_step_poll(step, dev, task->ticket, &task->result.error);
             task->has_ticket = r == UNSTICK_PENDING;
         }
     }

@@ -17,13 +17,16 @@ static int flight_mark(struct usk_device *driver, enum usk_lane lane, uint64_t *
     return r < 0 ? r : driver->ops->mark(driver, USK_LANE_HASH, ret_ticket, NULL);
 }
 
-enum usk_flight_end usk_flight_bring_down(struct unstick_task *task, struct usk_flight *flight, enum usk_lane lane)
+enum usk_flight_end usk_flight_bring_down(struct unstick_task *task, struct usk_flight *flight, enum usk_lane lane,
+                                          struct usk_step *step)
 {
     struct usk_device *driver = task->region->dev->driver;
     int r;
 
     if (!flight->is_up)
         return USK_FLIGHT_DOWN;
+    if (!usk_step_has_time(step, "look after work that failed"))
+        return USK_FLIGHT_UP;
     if (!flight->has_ticket) {
         r = flight_mark(driver, lane, &flight->ticket);
         flight->has_ticket = r == UNSTICK_OK;

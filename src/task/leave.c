@@ -88,7 +88,7 @@ static void leave_admit_batch(struct unstick_task *task, struct usk_hash_batch *
         n++;
     if (!n)
         return;
-    if (!usk_step_may_call(step, task->region->dev))
+    if (!usk_step_may_call(step, task->region->dev, "hash"))
         return;
     *batch = (struct usk_hash_batch){ .first = first, .n = n };
     if (!usk_slots_take(task->region->dev, n, &batch->slot)) {
@@ -125,11 +125,9 @@ static void leave_step_batch(struct unstick_task *task, struct usk_hash_batch *b
         return;
     }
     if (batch->flight.has_ticket) {
-        r = usk_device_poll(driver, batch->flight.ticket, &task->result.error);
-        if (r == UNSTICK_PENDING) {
-            step->is_waiting = true;
+        r = usk_step_poll(step, task->region->dev, batch->flight.ticket, &task->result.error);
+        if (r == UNSTICK_PENDING)
             return;
-        }
         batch->flight.has_ticket = false;
         batch->flight.is_up = r < 0 && r != UNSTICK_DEVICE_LOST;
         for (uint32_t i = 0; i < batch->n && r == UNSTICK_OK; i++)
@@ -138,7 +136,7 @@ static void leave_step_batch(struct unstick_task *task, struct usk_hash_batch *b
             usk_task_fail(task, r);
     }
     /* A hash that may run reads memory that the next task may take away. */
-    if (usk_flight_bring_down(task, &batch->flight, USK_LANE_HASH) == USK_FLIGHT_UP) {
+    if (usk_flight_bring_down(task, &batch->flight, USK_LANE_HASH, step) == USK_FLIGHT_UP) {
         step->is_waiting = true;
         return;
     }
@@ -200,7 +198,7 @@ static void leave_take(struct unstick_task *task, struct usk_step *step)
             task->n_left--;
             continue;
         }
-        if (!usk_step_may_call(step, task->region->dev))
+        if (!usk_step_may_call(step, task->region->dev, "take"))
             return;
         n_moves++;
         r = usk_granule_take(task->region, i, to_spare, &task->result.error);

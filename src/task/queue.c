@@ -21,7 +21,32 @@
 #define CONTEXT_MIN_THREADS 4
 #define CONTEXT_MAX_THREADS 8
 
-bool usk_step_may_call(struct usk_step *step, struct unstick_device *dev)
+/* Ends the stretch that is under way; `what` begins the next. */
+static void step_look(struct usk_step *step, uint64_t now_ns, const char *what)
+{
+    if (step->stretch && now_ns - step->looked_ns > step->made_of.stretch_ns) {
+        step->made_of.stretch_ns = now_ns - step->looked_ns;
+        step->made_of.stretch = step->stretch;
+    }
+    step->looked_ns = now_ns;
+    step->stretch = what;
+}
+
+bool usk_step_has_time(struct usk_step *step, const char *what)
+{
+    uint64_t now_ns = usk_clock_now_ns();
+
+    if (step->has_called && now_ns > step->deadline_ns) {
+        step->has_progressed = true;
+        return false;
+    }
+    step_look(step, now_ns, what);
+    step->has_called = true;
+    step->made_of.n_calls++;
+    return true;
+}
+
+bool usk_step_may_call(struct usk_step *step, struct unstick_device *dev, const char *what)
 {
     if (step->has_called && usk_clock_now_ns() > step->deadline_ns) {
         step->has_progressed = true;
@@ -32,8 +57,15 @@ bool usk_step_may_call(struct usk_step *step, struct unstick_device *dev)
         step->burst = step->is_kept_out ? NULL : dev->driver;
     }
     step->is_waiting |= step->is_kept_out;
-    step->has_called |= !step->is_kept_out;
-    return !step->is_kept_out;
+    return !step->is_kept_out && usk_step_has_time(step, what);
+}
+
+int usk_step_poll(struct usk_step *step, struct unstick_device *dev, uint64_t ticket, struct unstick_error *error)
+{
+    int r = usk_step_has_time(step, "poll") ? usk_device_poll(dev->driver, ticket, error) : UNSTICK_PENDING;
+
+    step->is_waiting |= r == UNSTICK_PENDING;
+    return r;
 }
 
 static void step_end_burst(struct usk_step *step)
@@ -109,7 +141,7 @@ bool usk_queue_frees_host_memory(const struct unstick_task *task)
 
 bool usk_queue_drain(struct unstick_device *dev, struct usk_step *step)
 {
-    for (unsigned int i = 0; i < USK_TASK_MOVES_PER_STEP && dev->spares && usk_step_may_call(step, dev); i++)
+    for (unsigned int i = 0; i < USK_TASK_MOVES_PER_STEP && dev->spares && usk_step_may_call(step, dev, "drain"); i++)
         usk_physical_drain(dev, 1);
     return dev->spares;
 }
@@ -242,7 +274,10 @@ static void queue_step_devices(struct unstick_context *ctx, struct usk_step *ste
     dev = ctx->devices;
     usk_context_unlock(ctx);
     while (dev) {
-        enum usk_reap reap = usk_region_reap(dev, step->deadline_ns);
+        enum usk_reap reap;
+
+        step_look(step, usk_clock_now_ns(), "end of a region");
+        reap = usk_region_reap(dev, step->deadline_ns);
 
         step->has_progressed |= reap == USK_REAP_MORE;
         step->is_waiting |= reap == USK_REAP_WAITING || reap == USK_REAP_BLOCKED;
@@ -304,8 +339,12 @@ static int queue_step(struct unstick_context *ctx, uint64_t now_ns)
     timeout_ms = step.has_progressed ? 0 : step.is_waiting ? QUEUE_POLL_MS : QUEUE_IDLE_MS;
     atomic_store(&ctx->next_timeout_ms, task || step.has_progressed || step.is_waiting ? timeout_ms : -1);
     took_ns = usk_clock_now_ns() - started_ns;
-    if (took_ns > atomic_load(&ctx->longest_step_ns))
+    step_look(&step, started_ns + took_ns, NULL);
+    if (took_ns > atomic_load(&ctx->longest_step_ns)) {
         atomic_store(&ctx->longest_step_ns, took_ns);
+        ctx->longest_step = step.made_of;
+        ctx->longest_step.ns = took_ns;
+    }
     return task ? UNSTICK_PENDING : UNSTICK_OK;
 }
 

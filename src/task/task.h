@@ -23,9 +23,9 @@
 /* Mappings that one task changes per step, while the step has time. */
 #define USK_TASK_MOVES_PER_STEP 8
 /*
- * From here on a step begins no driver call that may take long. Beside copies to the host a map takes 1 ms (the driver
- * writes page tables with the engine that copies), beside a registration any call waits for it, 1.3 ms (measured on an
- * H100, driver 580): a few calls later a step is still short.
+ * From here on a step begins no driver call. Beside copies to the host a map takes 1 ms (the driver writes page tables
+ * with the engine that copies), beside a registration any call waits for it, a look at a ticket too, 1.3 ms (measured
+ * on an H100, driver 580): with the few calls of a group that is under way a step is still short.
  */
 #define USK_TASK_STEP_NS (2 * USK_NS_PER_MS)
 /* How often a driver that asks to be asked again is asked, a step each. */
@@ -64,10 +64,20 @@ struct usk_step {
     bool is_kept_out;         /* the device asks to come again */
     bool has_progressed;  /* step again at once */
     bool is_waiting;      /* for the device or a job: they signal the event, or are polled soon */
+    uint64_t looked_ns;   /* when the stretch of `made_of` that is under way began */
+    const char *stretch;
+    struct usk_longest_step made_of;
 };
 
-/* Asked before each call to the driver that maps, frees or submits; false: in the next step, which comes at once. */
-bool usk_step_may_call(struct usk_step *step, struct unstick_device *dev);
+/*
+ * Asked before each call to the driver, or group of them that belong together; false: in the next step, which comes at
+ * once. `what` names it, for whoever wants to know what a long step was made of.
+ */
+bool usk_step_has_time(struct usk_step *step, const char *what);
+/* The same before one that maps, frees or submits, which would wait for a registration. */
+bool usk_step_may_call(struct usk_step *step, struct unstick_device *dev, const char *what);
+/* A look at a ticket, PENDING also where the step has no time for it. */
+int usk_step_poll(struct usk_step *step, struct unstick_device *dev, uint64_t ticket, struct unstick_error *error);
 
 /* Work that was submitted to the device: up from the first call on, until it has been seen to end. */
 struct usk_flight {
@@ -210,7 +220,8 @@ int usk_fence_step(struct unstick_task *task, struct usk_step *step);
 
 /* --- flight.c --- */
 /* Looks whether work in `lane`, and hashes behind it in theirs, is over, after a call or a poll of it failed. */
-enum usk_flight_end usk_flight_bring_down(struct unstick_task *task, struct usk_flight *flight, enum usk_lane lane);
+enum usk_flight_end usk_flight_bring_down(struct unstick_task *task, struct usk_flight *flight, enum usk_lane lane,
+                                          struct usk_step *step);
 
 /* --- arrival.c: one granule. Each call does what can be done now. --- */
 void usk_arrival_begin(struct usk_arrival *arrival, struct unstick_task *task, uint32_t index);

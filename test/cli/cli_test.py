@@ -246,15 +246,18 @@ class Bench(case.Case):
     def test_all(self):
         out = json.loads(self.good("bench", "--device", "host:64MiB", "--granule", "128KiB", "--size", "600KiB",
                                    "--dir", self.tmp, "--json"))
-        self.assertEqual(list(out), ["device", "bytes", "runs", "longest_step_ms", "longest_stall_ms", "results"])
+        self.assertEqual(list(out), ["device", "bytes", "runs", "longest_step_ms", "longest_step",
+                                     "longest_stall_ms", "results"])
         self.assertEqual((out["bytes"], out["runs"]), (512 << 10, 20))
         self.assertGreater(out["longest_step_ms"], 0)
+        self.assertGreaterEqual(out["longest_step"]["calls"], 0)
+        self.assertLessEqual(out["longest_step"]["longest_call_ms"], out["longest_step_ms"])
         self.check_results(out["results"], case.BENCH_CASES)
 
     def test_some(self):
         lines = self.good("bench", "--device", "host:64MiB", "--size", "4MiB", "--only", "switch,pin").splitlines()
         self.assertEqual([line.split()[0] for line in lines[3:5]], ["pin", "switch"])
-        self.assertRegex(lines[-1], r"\Alongest step: [0-9.]+ ms; .* [0-9.]+ ms\Z")
+        self.assertRegex(lines[-1], r"\Alongest step: [0-9.]+ ms, in (switch|preparing): [0-9]+ calls, .* [0-9.]+ ms\Z")
 
     def test_share(self):
         host = ["--device", "host:64MiB", "--size", "4MiB"]

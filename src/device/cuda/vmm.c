@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Each call is one driver call, but for the maps, which are two and more: a mapping can be used only after access to it
- * was given. So they have middle states, and a failure there is undone. A driver may ask to try again (NOT_READY, seen under load on
- * WSL2): that is done a few times with pauses that are short beside a step, then left to the caller as BUSY.
+ * was given. So they have middle states, and a failure there is undone. A driver may ask to try again (NOT_READY, seen
+ * under load on WSL2): that is done a few times with pauses that are short beside a step, then left to the caller as
+ * BUSY.
  */
 #include "device/cuda/vmm.h"
 
