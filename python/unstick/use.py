@@ -143,6 +143,7 @@ class Use:
                 request.close()
                 if status != 0:
                     loading.undo()
+                    cache.wake()  # who gave up on the way leaves it to the keeper to bring that to an end
             if loading.failure is not None:
                 cache.give_back()
             if loading.ran_out_of_memory and attempt == 0:

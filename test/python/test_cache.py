@@ -410,6 +410,26 @@ def test_asyncio_canceled_in_a_load(cache: unstick.Cache, load: Loader) -> None:
     assert use(cache, 'a', load) == 'load'
 
 
+@pytest.mark.parametrize('outcome', ['load', 'restore'])
+def test_abandoned_on_the_way(cache: unstick.Cache, load: Loader, outcome: str) -> None:
+    """Whoever goes away in the middle of an eviction or a restore: it comes to an end by itself."""
+    for name in 'ab' if outcome == 'restore' else 'b':
+        use(cache, name, load)
+    using = cache.use('a', '8-bit', load=load, required_bytes=MODEL)
+    steps = using.steps()
+    for step in steps:
+        if isinstance(step, unstick.use.Wait):
+            break
+        step()
+    steps.close()
+    deadline = time.monotonic() + 10
+    while any(entry['state'] == 'loading' for entry in cache.entries()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert all(entry['state'] != 'loading' and not entry['n_leases'] for entry in cache.entries())
+    assert use(cache, 'a', load) == outcome
+    assert use(cache, 'b', load) == 'restore'
+
+
 # --- steps ---
 
 
