@@ -14,6 +14,8 @@ from harness import SMALL, Engine, pixels
 from watch import Watch
 
 LIMIT = 0.1
+N_WALKS = {'load': 2, 'restore': 0, 'hit': 0}
+"""Walks through the heap: who else holds a tensor, and which modules are compiled."""
 
 
 def show(name: str, watch: Watch) -> None:
@@ -30,7 +32,7 @@ def test_no_phase_stalls_the_loop(engine: Engine, model: str, tight: str) -> Non
             node, result = await engine.flux('flux', quantization=quantization, **given)
         assert result.succeeded(), result.result_details
         assert node.parameter_output_values['plan'].startswith(outcome)
-        assert watch.n_collects == 0, str(watch)
+        assert (watch.n_collects, len(watch.walks)) == (0, N_WALKS[outcome]), str(watch)
         show(name, watch)
         return pixels(node)
 
@@ -74,6 +76,39 @@ async def both(engine: Engine, nodes: list[Any]) -> None:
         assert result.succeeded(), result.result_details
     while any(node.state.name != 'RESOLVED' for node in nodes):
         await asyncio.sleep(0.02)
+
+
+def test_five_nodes_of_the_real_pipeline(engine: Engine, model: str, tight: str) -> None:
+    """Each image is that of its node alone, so nothing left while it was used."""
+
+    async def main() -> list[list[bytes]]:
+        await engine.new_flow()
+        nodes = [
+            await engine.add(
+                'FluxInference', f'flux{i}', **{**SMALL, 'model': model, 'quantization': ('8-bit', '4-bit')[i % 2],
+                                                'seed': i, 'system_constraints': {'gpu_device': tight}},
+            )
+            for i in range(5)
+        ]  # fmt: skip
+        async with Watch() as watch:
+            await asyncio.wait_for(both(engine, nodes), 120)
+        assert all(node.parameter_output_values['was_successful'] for node in nodes)
+        show('five nodes of the real pipeline', watch)
+        together = [pixels(node) for node in nodes]
+        events = [event['kind'] for event in unstick.shared({'gpu_device': tight}).events()]
+        assert events.count('load') == 2 and 'refused' not in events and 'failed' not in events
+        alone = []
+        for i in range(5):
+            node, result = await engine.flux(
+                'flux', model=model, quantization=('8-bit', '4-bit')[i % 2], seed=i,
+                system_constraints={'gpu_device': tight},
+            )  # fmt: skip
+            assert result.succeeded(), result.result_details
+            alone.append(pixels(node))
+        return [together, alone]
+
+    together, alone = engine.run(main())
+    assert together == alone and len(set(together)) == 5
 
 
 @pytest.mark.parametrize('rounds', [2])

@@ -95,10 +95,10 @@ class Watch:
         self.n_collects += 1
         return int(self._collect(*arguments))
 
-    def _walked(self, kind: type) -> Any:
+    def _walked(self, *kinds: type) -> Any:
         started, had = time.monotonic(), time.thread_time()
         try:
-            return self._walk(kind)
+            return self._walk(*kinds)
         finally:
             self.walks.append((started, time.monotonic()))
             self.longest_walk = max(self.longest_walk, time.thread_time() - had)
