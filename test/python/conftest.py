@@ -52,7 +52,9 @@ def run_script() -> Callable[[str], str]:
     """Runs a script in a process of its own, which must end well and say nothing on stderr; what it printed."""
 
     def run(script: str) -> str:
-        done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=120)
+        # From 3.12 on Python warns of a fork beside threads, which some of the scripts try.
+        command = [sys.executable, '-W', 'ignore:This process (pid=:DeprecationWarning', '-c', script]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stderr) == (0, '')
         return done.stdout
 
