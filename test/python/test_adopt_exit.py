@@ -27,8 +27,10 @@ ENDS = {
 model = unstick.adopt(module, device=device)
 threading.Thread(target=lambda: (model.evict(), module(torch.rand(1, 1024)))).start()
 """,
+    # A shell starts what goes on in the background with SIGINT ignored: then there are no interrupts.
     'interrupted': """
-import _thread
+import _thread, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 model = unstick.adopt(module, device=device)
 for delay in range(20):
     model.evict()
