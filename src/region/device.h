@@ -37,7 +37,7 @@ struct usk_sentinel {
 
 #define USK_SENTINEL_BYTE 0xff
 /* What a sentinel takes at most, where a granule can be halved to it. */
-#define USK_SENTINEL_BYTES (UINT64_C(32) << 20)
+#define USK_SENTINEL_BYTES (UINT64_C(64) << 20)
 
 /*
  * A device in use: the driver's device, what is held on it, and what all its regions share. Two sentinels serve every

@@ -5,8 +5,10 @@
  * loses the context as well (facts of the driver), while a stray write to the sentinel changes nothing but its hash,
  * and the hash is looked at whenever a region returns.
  *
- * It is all that stays on the device of a model that has left, so it is shorter than a granule, and lies under each
- * several times. Access to several mappings is given in one call, which is what takes the time.
+ * It is nearly all that stays on the device of a model that has left, so it is no longer than it has to be, and lies
+ * under a longer granule several times. Half of it twice under each of 64 MiB would save 32 MiB and cost 10 ms for 17
+ * GiB that leave: the driver takes 33 us to give access to a mapping, of whatever size, and 24 us to undo one (measured
+ * on an H100, driver 580).
  */
 #include "region/device.h"
 

@@ -194,7 +194,6 @@ int usk_cuda_vmm_map_repeated(struct usk_cuda_core *core, uint64_t address, uint
         if (result != USK_CU_SUCCESS)
             return map_undo(core, address, offset, result, "cuMemMap", error);
     }
-    /* This is what takes the time, for many mappings hardly more than for one. */
     result = map_set_access(core, address, bytes);
     return result == USK_CU_SUCCESS ? UNSTICK_OK : map_undo(core, address, bytes, result, "cuMemSetAccess", error);
 }
