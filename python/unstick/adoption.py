@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PER_CALL_BYTES = 1 << 20
 """A tensor that appears later, has no name that was adopted and is smaller than this belongs to a call."""
 
+OF_A_CALL = ('.state.idx',)
+"""How names end that only tell of the last call: the columns in which bitsandbytes found outliers."""
+
 IN_USE = 'in use by a call, taken in later'
 
 TIGHT_CHUNK_BYTES = 64 << 20
@@ -265,6 +268,8 @@ class Adopter:
             return ''
         if found.kind == 'state' and tensor.grad_fn is not None:
             return 'part of an autograd graph'
+        if f'.{found.name}'.endswith(OF_A_CALL):
+            return 'of the last call'
         is_later = bool(component.names) and found.name not in component.names
         if found.kind == 'state' and is_later and _nbytes(tensor) < PER_CALL_BYTES:
             return 'small, and came with a call'

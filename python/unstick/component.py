@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import weakref
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -171,7 +172,7 @@ class Component:
         With room for all of it beside the old memory: into one. Without: chunk by chunk, so that what one leaves
         behind makes room for the next. Where the room is not short, torch's cache keeps the old memory.
         """
-        rest = [group for group in groups if not self._reuse(group, report)]
+        rest = self._reuse(list(groups), report)
         groups.clear()
         if not rest:
             return
@@ -287,35 +288,41 @@ class Component:
         self.room.give_back()
         self._bring(region)
 
-    def _reuse(self, group: Group, report: Adoption) -> bool:
-        wanted = rounded(group.nbytes)
+    def _reuse(self, groups: list[Group], report: Adoption) -> list[Group]:
+        """Moves what fits exactly where others have died; the rest."""
         for region in self.regions:
-            if region.state != 'resident' or not any(
-                nbytes == wanted for nbytes in self._spans.get(region.address, {}).values()
-            ):
+            sizes = self._spans.get(region.address, {}).values()
+            if region.state != 'resident' or not any(rounded(group.nbytes) in sizes for group in groups):
                 continue
-            try:
-                with region.lease():  # nothing of it is taken away meanwhile
-                    offset = self._vacancy(region, wanted)
-                    if offset is not None:
-                        self._move([(group, offset)], region, report)
-                        return True
-            except (BusyError, NotResidentError):
-                return False
-        return False
+            places: list[Place] = []
+            rest: list[Group] = []
+            with suppress(BusyError, NotResidentError), region.lease():  # nothing of it is taken away meanwhile
+                vacant = self._vacancies(region)
+                for group in groups:
+                    offsets = vacant.get(rounded(group.nbytes))
+                    if offsets:
+                        places.append((group, offsets.pop()))
+                    else:
+                        rest.append(group)
+                if places:
+                    self._move(places, region, report)
+                groups = rest
+        return groups
 
-    def _vacancy(self, region: Region, wanted: int) -> int | None:
-        """Where tensors of the same size have died, and memory is left as others share its granules."""
+    def _vacancies(self, region: Region) -> dict[int, list[int]]:
+        """By size, where tensors have died, and memory is left as others share its granules."""
         info, tensors = region.info(), region.tensors()
         granule = info['granule_bytes']
-        live = {offset for offset, _ in tensors}
+        live = sorted(offset for offset, _ in tensors)
         held = {index for at, nbytes in tensors for index in range(at // granule, -(-(at + nbytes) // granule))}
+        vacant: dict[int, list[int]] = {}
         for offset, nbytes in self._spans[region.address].items():
-            if nbytes != wanted or any(offset <= at < offset + nbytes for at in live):
+            following = bisect_left(live, offset)
+            if following < len(live) and live[following] < offset + nbytes:
                 continue
             if not info['n_dead'] or held.issuperset(range(offset // granule, -(-(offset + nbytes) // granule))):
-                return offset
-        return None
+                vacant.setdefault(nbytes, []).append(offset)
+        return vacant
 
     def _move(self, places: list[Place], region: Region, report: Adoption, by_host: bool = False) -> None:
         old = [(StorageWeakRef(one.storage), one.nbytes) for group, _ in places for one in group.storages]

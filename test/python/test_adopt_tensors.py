@@ -491,3 +491,31 @@ def test_modules_within_modules_without_end():
         modules(module)
     while len(module):  # from the outside in: taking it apart would recurse as well
         module = module._modules.pop('0')
+
+
+def test_what_tells_of_the_last_call_stays_outside(device):
+    """bitsandbytes leaves the columns of outliers in the layer's state, a new tensor with each call."""
+    module = nn.Linear(64, 64)
+    module.state = type('MatmulLtState', (), {})()
+    module.state.SCB = torch.ones(64)
+    for _ in range(2):
+        module.state.idx = torch.arange(7)
+        model = unstick.adopt(module, device=device)
+        assert not is_inside(model, module.state.idx) and is_inside(model, module.state.SCB)
+        assert [(left.name, left.reason) for left in model.adoption.left] == [('state.idx', 'of the last call')]
+    assert not model.refresh().taken
+
+
+def test_many_that_drift_are_taken_in_at_once(device, monkeypatch):
+    module = Holder(**{f'b{i}': torch.full((1000 + i % 3,), i) for i in range(300)})
+    model = unstick.adopt(module, device=device)
+    looked = []
+    component = model.components['Holder']
+    real = component._vacancies
+    monkeypatch.setattr(component, '_vacancies', lambda region: looked.append(region) or real(region))
+    before = held(device)
+    for name, buffer in list(module.named_buffers()):
+        setattr(module, name, buffer.clone())
+    assert len(model.refresh().taken) == 300
+    assert len(looked) == 1 and held(device) == before
+    assert all(is_inside(model, buffer) and bool((buffer == i).all()) for i, buffer in enumerate(module.buffers()))
