@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Survey: the tensors under a module, and the modules, in the order of their names. What an object is to the walk, its
- * type decides, and the caller says so once for each type; the walk itself runs no Python code but repr() of keys,
- * items() of what is no dict, and the two questions that only an object can answer.
+ * Survey: the tensors under a module, in the order of their names. What an object is to the walk, its type decides, and
+ * the caller says so once for each type; the walk itself runs no Python code but items() of what is no dict, the two
+ * questions that only an object can answer, and repr() of the keys in the names that are asked for.
+ *
+ * A name is put together when somebody is to hear it: a model that leaves is walked to see that all of it lies where it
+ * should, and then nobody does. Until then it is a chain of steps, each of which knows the one before.
  *
  * Invariant: everything seen is held until the walk is over. An address says who somebody is only while he lives, and
  * some of what is met was made on the way.
@@ -25,12 +28,36 @@ enum survey_class {
     SURVEY_SLOTTED,  /* an object, some of whose attributes only `slots` finds */
 };
 
-/* Names as nn.Module has them. */
-static PyObject *name_modules, *name_parameters, *name_buffers, *kind_parameter, *kind_buffer, *kind_state;
+/* Names as nn.Module and tensors have them. */
+static PyObject *name_modules, *name_parameters, *name_buffers, *name_data_ptr, *name_is_conj, *name_is_neg;
+static PyObject *kind_parameter, *kind_buffer, *kind_state;
+
+enum survey_step_kind {
+    SURVEY_ROOT,
+    SURVEY_ATTRIBUTE, /* .own */
+    SURVEY_KEY,       /* [repr(own)] */
+    SURVEY_INDEX,     /* [at] */
+};
+
+/* The last step of a way from the module to what has the name. */
+struct survey_step {
+    size_t before; /* the step before, an index */
+    enum survey_step_kind kind;
+    Py_ssize_t at;
+    PyObject *own;  /* NULL: the root, or an index */
+    PyObject *text; /* the whole name once somebody has asked, else NULL */
+};
 
 struct survey_entry {
-    PyObject *name, *object; /* own references */
+    size_t name;      /* the last step of it */
+    PyObject *object; /* an own reference */
     PyObject *kind;
+};
+
+/* Bytes that somebody has taken care of: what lies in them is not reported. */
+struct survey_span {
+    uint64_t start, end;
+    bool is_hit; /* a tensor lies there */
 };
 
 struct survey_stack {
@@ -44,6 +71,10 @@ struct survey {
     PyObject **seen;                                           /* own references, by address; NULL: free */
     size_t n_seen, n_seen_allocated;                           /* a power of two */
     struct survey_stack todo, modules;
+    struct survey_step *steps; /* the first one is the root */
+    size_t n_steps, n_steps_allocated;
+    struct survey_span *spans;
+    size_t n_spans;
     PyObject *tensors;
 };
 
@@ -52,9 +83,11 @@ static bool survey_start(void)
     struct {
         PyObject **ret;
         const char *text;
-    } words[] = { { &name_modules, "_modules" },     { &name_parameters, "_parameters" },
-                  { &name_buffers, "_buffers" },     { &kind_parameter, "parameter" },
-                  { &kind_buffer, "buffer" },        { &kind_state, "state" } };
+    } words[] = { { &name_modules, "_modules" },   { &name_parameters, "_parameters" },
+                  { &name_buffers, "_buffers" },   { &name_data_ptr, "data_ptr" },
+                  { &name_is_conj, "is_conj" },    { &name_is_neg, "is_neg" },
+                  { &kind_parameter, "parameter" }, { &kind_buffer, "buffer" },
+                  { &kind_state, "state" } };
 
     for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++) {
         if (!*words[i].ret)
@@ -110,19 +143,63 @@ static int survey_see(struct survey *survey, PyObject *object)
     return 1;
 }
 
+/* --- names --- */
+
+/* A step further than `before`; -1 with an exception set. `own` may be NULL. */
+static int survey_step(struct survey *survey, size_t before, enum survey_step_kind kind, PyObject *own, Py_ssize_t at,
+                       size_t *ret_name)
+{
+    if (survey->n_steps == survey->n_steps_allocated) {
+        size_t n_allocated = survey->n_steps_allocated ? survey->n_steps_allocated * 2 : 4096;
+        struct survey_step *steps = realloc(survey->steps, n_allocated * sizeof(*steps));
+
+        if (!steps) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        survey->steps = steps;
+        survey->n_steps_allocated = n_allocated;
+    }
+    *ret_name = survey->n_steps;
+    survey->steps[survey->n_steps++] = (struct survey_step){ before, kind, at, Py_XNewRef(own), NULL };
+    return 0;
+}
+
+/* The text of a name, borrowed; NULL with an exception set. */
+static PyObject *survey_text(struct survey *survey, size_t name)
+{
+    struct survey_step step = survey->steps[name]; /* the array itself may move while repr() runs */
+    PyObject *before, *text = NULL;
+
+    if (step.text)
+        return step.text;
+    if (step.kind == SURVEY_ROOT) {
+        text = PyUnicode_FromString("");
+    } else if (Py_EnterRecursiveCall(" while putting a name together") == 0) {
+        before = survey_text(survey, step.before);
+        if (before && step.kind == SURVEY_INDEX)
+            text = PyUnicode_FromFormat("%U[%zd]", before, step.at);
+        else if (before && step.kind == SURVEY_KEY)
+            text = PyUnicode_FromFormat("%U[%R]", before, step.own);
+        else if (before && !PyUnicode_GET_LENGTH(before))
+            text = PyObject_Str(step.own);
+        else if (before)
+            text = PyUnicode_FromFormat("%U.%S", before, step.own);
+        Py_LeaveRecursiveCall();
+    }
+    survey->steps[name].text = text;
+    return text;
+}
+
 /* --- what is still to be looked at --- */
 
-/* Takes over the name, which may be NULL with an exception set. */
-static int stack_push(struct survey_stack *stack, PyObject *name, PyObject *object, PyObject *kind)
+static int stack_push(struct survey_stack *stack, size_t name, PyObject *object, PyObject *kind)
 {
-    if (!name)
-        return -1;
     if (stack->n == stack->n_allocated) {
         size_t n_allocated = stack->n_allocated ? stack->n_allocated * 2 : 1024;
         struct survey_entry *entries = realloc(stack->entries, n_allocated * sizeof(*entries));
 
         if (!entries) {
-            Py_DECREF(name);
             PyErr_NoMemory();
             return -1;
         }
@@ -146,12 +223,8 @@ static void stack_reverse(struct survey_stack *stack, size_t first)
 
 static void stack_free(struct survey_stack *stack)
 {
-    while (stack->n) {
-        struct survey_entry *entry = &stack->entries[--stack->n];
-
-        Py_DECREF(entry->name);
-        Py_DECREF(entry->object);
-    }
+    while (stack->n)
+        Py_DECREF(stack->entries[--stack->n].object);
     free(stack->entries);
 }
 
@@ -187,13 +260,21 @@ static bool survey_is_end(struct survey *survey, PyObject *object)
     return known && PyLong_AsLong(known) == SURVEY_END;
 }
 
-static PyObject *name_join(PyObject *prefix, PyObject *name)
+/* What is one step further than `before`. */
+static int survey_push(struct survey *survey, size_t before, enum survey_step_kind step, PyObject *own, Py_ssize_t at,
+                       PyObject *object, PyObject *kind)
 {
-    return PyUnicode_GET_LENGTH(prefix) ? PyUnicode_FromFormat("%U.%S", prefix, name) : PyObject_Str(name);
+    size_t name;
+
+    if (survey_is_end(survey, object))
+        return 0;
+    if (survey_step(survey, before, step, own, at, &name) < 0)
+        return -1;
+    return stack_push(&survey->todo, name, object, kind);
 }
 
 /* What has a name, less those in `without` (may be NULL). Runs no Python code while it goes through the dict. */
-static int survey_push_dict(struct survey *survey, PyObject *prefix, PyObject *dict, PyObject *kind, PyObject *without)
+static int survey_push_dict(struct survey *survey, size_t before, PyObject *dict, PyObject *kind, PyObject *without)
 {
     PyObject *name, *value;
     Py_ssize_t at = 0;
@@ -205,7 +286,7 @@ static int survey_push_dict(struct survey *survey, PyObject *prefix, PyObject *d
             continue;
         is_left_out = without ? PySet_Contains(without, name) : 0;
         if (is_left_out < 0 ||
-            (!is_left_out && stack_push(&survey->todo, name_join(prefix, name), value, kind) < 0))
+            (!is_left_out && survey_push(survey, before, SURVEY_ATTRIBUTE, name, 0, value, kind) < 0))
             return -1;
     }
     return 0;
@@ -223,8 +304,8 @@ static int pair_open(PyObject *pair, PyObject **ret_name, PyObject **ret_value)
     return 0;
 }
 
-/* A list of pairs, which is let go; NULL if there was an error. */
-static int survey_push_pairs(struct survey *survey, PyObject *prefix, const char *format, PyObject *pairs,
+/* Takes over a list of pairs; NULL if there was an error. */
+static int survey_push_pairs(struct survey *survey, size_t before, enum survey_step_kind step, PyObject *pairs,
                              PyObject *kind)
 {
     int r = pairs ? 0 : -1;
@@ -233,24 +314,20 @@ static int survey_push_pairs(struct survey *survey, PyObject *prefix, const char
         PyObject *name, *value;
 
         r = pair_open(PyList_GET_ITEM(pairs, i), &name, &value);
-        if (r == 0 && !survey_is_end(survey, value))
-            r = stack_push(&survey->todo, PyUnicode_FromFormat(format, prefix, name), value, kind);
+        if (r == 0)
+            r = survey_push(survey, before, step, name, 0, value, kind);
     }
     Py_XDECREF(pairs);
     return r;
 }
 
-static int survey_push_sequence(struct survey *survey, PyObject *prefix, PyObject *sequence)
+static int survey_push_sequence(struct survey *survey, size_t before, PyObject *sequence)
 {
     PyObject *items = PySequence_Fast(sequence, "not iterable");
     int r = items ? 0 : -1;
 
-    for (Py_ssize_t i = 0; r == 0 && i < PySequence_Fast_GET_SIZE(items); i++) {
-        PyObject *value = PySequence_Fast_GET_ITEM(items, i);
-
-        if (!survey_is_end(survey, value))
-            r = stack_push(&survey->todo, PyUnicode_FromFormat("%U[%zd]", prefix, i), value, kind_state);
-    }
+    for (Py_ssize_t i = 0; r == 0 && i < PySequence_Fast_GET_SIZE(items); i++)
+        r = survey_push(survey, before, SURVEY_INDEX, NULL, i, PySequence_Fast_GET_ITEM(items, i), kind_state);
     Py_XDECREF(items);
     return r;
 }
@@ -264,14 +341,14 @@ static PyObject *module_pairs(PyObject *kept)
 }
 
 /* A module and those below it, each where it was met first. */
-static int survey_add_module(struct survey *survey, PyObject *name, PyObject *module)
+static int survey_add_module(struct survey *survey, size_t name, PyObject *module)
 {
     int is_new = survey_see(survey, module), r;
     PyObject *kept, *pairs;
 
     if (is_new <= 0)
         return is_new;
-    if (stack_push(&survey->modules, Py_NewRef(name), module, NULL) < 0)
+    if (stack_push(&survey->modules, name, module, NULL) < 0)
         return -1;
     kept = PyObject_GetAttr(module, name_modules);
     pairs = kept ? module_pairs(kept) : NULL;
@@ -282,48 +359,98 @@ static int survey_add_module(struct survey *survey, PyObject *name, PyObject *mo
         return -1;
     }
     for (Py_ssize_t i = 0; r == 0 && i < PyList_GET_SIZE(pairs); i++) {
-        PyObject *own, *part, *below = NULL;
+        PyObject *own, *part;
+        size_t below;
 
         r = pair_open(PyList_GET_ITEM(pairs, i), &own, &part);
         if (r == 0 && part == Py_None)
             continue;
-        below = r == 0 ? name_join(name, own) : NULL;
-        r = below ? survey_add_module(survey, below, part) : -1;
-        Py_XDECREF(below);
+        if (r == 0)
+            r = survey_step(survey, name, SURVEY_ATTRIBUTE, own, 0, &below);
+        if (r == 0)
+            r = survey_add_module(survey, below, part);
     }
     Py_LeaveRecursiveCall();
     Py_DECREF(pairs);
     return r;
 }
 
-static int survey_push_kept(struct survey *survey, PyObject *name, PyObject *module, PyObject *which, PyObject *kind)
+static int survey_push_kept(struct survey *survey, size_t name, PyObject *module, PyObject *which, PyObject *kind)
 {
-    const char *format = PyUnicode_GET_LENGTH(name) ? "%U.%S" : "%U%S";
     PyObject *kept = PyObject_GetAttr(module, which);
     int r = -1;
 
     if (kept && PyDict_CheckExact(kept))
         r = survey_push_dict(survey, name, kept, kind, NULL);
     else if (kept)
-        r = survey_push_pairs(survey, name, format, PyMapping_Items(kept), kind);
+        r = survey_push_pairs(survey, name, SURVEY_ATTRIBUTE, PyMapping_Items(kept), kind);
     Py_XDECREF(kept);
     return r;
 }
 
 /* --- objects --- */
 
+/* 1: a tensor answers "no" to a question. */
+static int tensor_denies(PyObject *tensor, PyObject *question)
+{
+    PyObject *answer = PyObject_CallMethodNoArgs(tensor, question);
+    int denies = answer ? answer == Py_False : -1;
+
+    Py_XDECREF(answer);
+    return denies;
+}
+
+/* The span in which an address lies, or NULL. */
+static struct survey_span *survey_span_at(struct survey *survey, uint64_t address)
+{
+    for (size_t i = 0; i < survey->n_spans; i++) {
+        if (address >= survey->spans[i].start && address < survey->spans[i].end)
+            return &survey->spans[i];
+    }
+    return NULL;
+}
+
+/* 1: a tensor begins in a span and reads as it lies there; one that cannot say so does not. */
+static int survey_is_spanned(struct survey *survey, PyObject *tensor)
+{
+    PyObject *number = PyObject_CallMethodNoArgs(tensor, name_data_ptr);
+    uint64_t address = number ? PyLong_AsUnsignedLongLong(number) : 0;
+    struct survey_span *span = PyErr_Occurred() ? NULL : survey_span_at(survey, address);
+    int r = span ? tensor_denies(tensor, name_is_conj) : 0;
+
+    Py_XDECREF(number);
+    if (r > 0)
+        r = tensor_denies(tensor, name_is_neg);
+    if (r > 0)
+        span->is_hit = true;
+    if (!PyErr_Occurred())
+        return r;
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) /* an interrupt is for the caller */
+        return -1;
+    PyErr_Clear();
+    return 0;
+}
+
 static int survey_note(struct survey *survey, const struct survey_entry *entry)
 {
-    PyObject *arguments[] = { entry->name, entry->kind, entry->object };
-    PyObject *found = PyObject_Vectorcall(survey->found, arguments, 3, NULL);
-    int r = found ? PyList_Append(survey->tensors, found) : -1;
+    int is_spanned = survey->n_spans ? survey_is_spanned(survey, entry->object) : 0, r = -1;
+    PyObject *found = NULL, *arguments[3];
 
+    if (is_spanned)
+        return is_spanned < 0 ? -1 : 0;
+    arguments[0] = survey_text(survey, entry->name);
+    arguments[1] = entry->kind;
+    arguments[2] = entry->object;
+    if (arguments[0])
+        found = PyObject_Vectorcall(survey->found, arguments, 3, NULL);
+    if (found)
+        r = PyList_Append(survey->tensors, found);
     Py_XDECREF(found);
     return r;
 }
 
 /* An object that has no attributes of its own has none to push. */
-static int survey_push_attributes(struct survey *survey, PyObject *name, PyObject *object, PyObject *without)
+static int survey_push_attributes(struct survey *survey, size_t name, PyObject *object, PyObject *without)
 {
     PyObject *dict = PyObject_GenericGetDict(object, NULL);
     int r;
@@ -339,7 +466,7 @@ static int survey_push_attributes(struct survey *survey, PyObject *name, PyObjec
     return r;
 }
 
-static int survey_open_module(struct survey *survey, PyObject *name, PyObject *module)
+static int survey_open_module(struct survey *survey, size_t name, PyObject *module)
 {
     int r = survey_push_kept(survey, name, module, name_parameters, kind_parameter);
 
@@ -364,16 +491,16 @@ static int survey_open(struct survey *survey, const struct survey_entry *entry)
         r = survey_note(survey, entry);
         break;
     case SURVEY_WRAPPER:
-        r = survey_push_pairs(survey, entry->name, "%U.%S", PyObject_CallOneArg(survey->unwrap, entry->object),
-                              entry->kind);
+        r = survey_push_pairs(survey, entry->name, SURVEY_ATTRIBUTE,
+                              PyObject_CallOneArg(survey->unwrap, entry->object), entry->kind);
         break;
     case SURVEY_MAPPING:
-        return survey_push_pairs(survey, entry->name, "%U[%R]", PyMapping_Items(entry->object), kind_state);
+        return survey_push_pairs(survey, entry->name, SURVEY_KEY, PyMapping_Items(entry->object), kind_state);
     case SURVEY_SEQUENCE:
         return survey_push_sequence(survey, entry->name, entry->object);
     case SURVEY_SLOTTED:
-        r = survey_push_pairs(survey, entry->name, "%U.%S", PyObject_CallOneArg(survey->slots, entry->object),
-                              kind_state);
+        r = survey_push_pairs(survey, entry->name, SURVEY_ATTRIBUTE,
+                              PyObject_CallOneArg(survey->slots, entry->object), kind_state);
         break;
     default:
         break;
@@ -395,7 +522,6 @@ static int survey_run(struct survey *survey)
             int r = survey_open(survey, &entry);
 
             stack_reverse(&survey->todo, first);
-            Py_DECREF(entry.name);
             Py_DECREF(entry.object);
             if (r < 0)
                 return -1;
@@ -404,25 +530,56 @@ static int survey_run(struct survey *survey)
     return 0;
 }
 
-static PyObject *survey_modules(const struct survey_stack *modules)
+/* Spans as pairs (start, end). */
+static int survey_take_spans(struct survey *survey, PyObject *pairs)
 {
-    PyObject *list = PyList_New((Py_ssize_t)modules->n);
+    Py_ssize_t n = PyList_GET_SIZE(pairs);
 
-    for (size_t i = 0; list && i < modules->n; i++) {
-        PyObject *pair = PyTuple_Pack(2, modules->entries[i].name, modules->entries[i].object);
-
-        if (!pair)
-            Py_CLEAR(list);
-        else
-            PyList_SET_ITEM(list, (Py_ssize_t)i, pair);
+    survey->spans = calloc((size_t)n + 1, sizeof(*survey->spans));
+    if (!survey->spans) {
+        PyErr_NoMemory();
+        return -1;
     }
-    return list;
+    for (; survey->n_spans < (size_t)n; survey->n_spans++) {
+        struct survey_span *span = &survey->spans[survey->n_spans];
+        PyObject *start, *end;
+
+        if (pair_open(PyList_GET_ITEM(pairs, (Py_ssize_t)survey->n_spans), &start, &end) < 0)
+            return -1;
+        span->start = PyLong_AsUnsignedLongLong(start);
+        if (!PyErr_Occurred())
+            span->end = PyLong_AsUnsignedLongLong(end);
+        if (PyErr_Occurred())
+            return -1;
+    }
+    return 0;
+}
+
+/* The spans in which something lies, as indices. */
+static PyObject *survey_hits(const struct survey *survey)
+{
+    PyObject *hits = PyList_New(0);
+
+    for (size_t i = 0; hits && i < survey->n_spans; i++) {
+        PyObject *index = survey->spans[i].is_hit ? PyLong_FromSize_t(i) : NULL;
+
+        if (survey->spans[i].is_hit && (!index || PyList_Append(hits, index) < 0))
+            Py_CLEAR(hits);
+        Py_XDECREF(index);
+    }
+    return hits;
 }
 
 static void survey_fini(struct survey *survey)
 {
     stack_free(&survey->todo);
     stack_free(&survey->modules);
+    for (size_t i = 0; i < survey->n_steps; i++) {
+        Py_XDECREF(survey->steps[i].own);
+        Py_XDECREF(survey->steps[i].text);
+    }
+    free(survey->steps);
+    free(survey->spans);
     for (size_t i = 0; i < survey->n_seen_allocated; i++)
         Py_XDECREF(survey->seen[i]);
     free(survey->seen);
@@ -430,26 +587,33 @@ static void survey_fini(struct survey *survey)
     Py_XDECREF(survey->tensors);
 }
 
+/* A module and those below it, each with its name. */
+static int survey_add_modules(struct survey *survey, PyObject *module)
+{
+    size_t root;
+
+    if (!survey_start() || survey_step(survey, 0, SURVEY_ROOT, NULL, 0, &root) < 0)
+        return -1;
+    return survey_add_module(survey, root, module);
+}
+
 PyObject *py_survey(PyObject *self, PyObject *args)
 {
     struct survey survey = { 0 };
-    PyObject *module, *name, *modules = NULL, *result = NULL;
+    PyObject *module, *spans, *hits = NULL, *result = NULL;
 
     (void)self;
-    if (!PyArg_ParseTuple(args, "OOOOO!O:survey", &module, &survey.classify, &survey.unwrap, &survey.slots,
-                          &PyFrozenSet_Type, &survey.bookkeeping, &survey.found) ||
-        !survey_start())
+    if (!PyArg_ParseTuple(args, "OOOOO!OO!:survey", &module, &survey.classify, &survey.unwrap, &survey.slots,
+                          &PyFrozenSet_Type, &survey.bookkeeping, &survey.found, &PyList_Type, &spans))
         return NULL;
-    name = PyUnicode_FromString("");
     survey.classes = PyDict_New();
     survey.tensors = PyList_New(0);
-    if (name && survey.classes && survey.tensors && survey_add_module(&survey, name, module) >= 0 &&
-        survey_run(&survey) == 0)
-        modules = survey_modules(&survey.modules);
-    if (modules)
-        result = PyTuple_Pack(2, survey.tensors, modules);
-    Py_XDECREF(modules);
-    Py_XDECREF(name);
+    if (survey.classes && survey.tensors && survey_take_spans(&survey, spans) == 0 &&
+        survey_add_modules(&survey, module) >= 0 && survey_run(&survey) == 0)
+        hits = survey_hits(&survey);
+    if (hits)
+        result = PyTuple_Pack(2, survey.tensors, hits);
+    Py_XDECREF(hits);
     survey_fini(&survey);
     return result;
 }
@@ -458,14 +622,13 @@ PyObject *py_survey(PyObject *self, PyObject *args)
 PyObject *py_modules(PyObject *self, PyObject *module)
 {
     struct survey survey = { 0 };
-    PyObject *name = PyUnicode_FromString(""), *list = NULL;
+    PyObject *list = NULL;
 
     (void)self;
-    if (name && survey_start() && survey_add_module(&survey, name, module) >= 0)
+    if (survey_add_modules(&survey, module) >= 0)
         list = PyList_New((Py_ssize_t)survey.modules.n);
     for (size_t i = 0; list && i < survey.modules.n; i++)
         PyList_SET_ITEM(list, (Py_ssize_t)i, Py_NewRef(survey.modules.entries[i].object));
-    Py_XDECREF(name);
     survey_fini(&survey);
     return list;
 }

@@ -32,8 +32,9 @@ def survey(
     slots: Callable[[Any], list[tuple[str, Any]]],
     bookkeeping: frozenset[str],
     found: Callable[[str, Any, Any], _T],
+    spans: list[tuple[int, int]],
     /,
-) -> tuple[list[_T], list[tuple[str, Any]]]: ...
+) -> tuple[list[_T], list[int]]: ...
 def modules(module: Any, /) -> list[Any]: ...
 
 class Guard:

@@ -224,11 +224,15 @@ class Adopter:
         outside: dict[int, tuple[Component, walk.Found]] = {}
         regions = [(region.address, region.address + region.info()['bytes'], one)
                    for one in self.room.components for region in one.regions]  # fmt: skip
+        spans = [(start, end) for start, end, _ in regions]
         tables: dict[int, str] | None = None  # looked for when there is something to look up
         for name, component in components.items():
             assert component.module is not None
             is_busy = component.is_in_use  # no new call begins while this thread holds the room's lock
-            for found in walk.tensors(component.module):
+            strays, hits = walk.tensors_outside(component.module, spans)
+            for hit in hits:
+                component.need(regions[hit][2])
+            for found in strays:
                 if id(found.tensor) in outside:
                     component.need(outside[id(found.tensor)][0])
                     continue
@@ -252,10 +256,6 @@ class Adopter:
     ) -> str | None:
         """None: take it. '': it is where it should be, or has no bytes. Else why it stays outside."""
         tensor = found.tensor
-        owner = _owner_of(tensor, regions)  # of nearly all, at every eviction: before what takes longer
-        if owner is not None and not walk.is_odd_view(tensor):
-            component.need(owner)
-            return ''
         reason = walk.refusal(tensor)
         if reason:
             return reason
@@ -263,6 +263,7 @@ class Adopter:
             return ''
         if tensor.device != self.device:
             return f'on {tensor.device}'
+        owner = _owner_of(tensor, regions)  # an empty one, that lies where its storage does
         if owner is not None:
             component.need(owner)
             return ''

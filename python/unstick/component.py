@@ -367,8 +367,12 @@ class Component:
         return tasks
 
     def restore_regions(self) -> None:
+        self.wait_for(self.begin_to_restore())
+
+    def wait_for(self, tasks: list[Task]) -> None:
+        """Waits until what begin_to_restore() began has come back."""
         shortage = None
-        for task in self.begin_to_restore():
+        for task in tasks:
             try:
                 task.wait()
             except OutOfDeviceMemoryError as error:

@@ -82,9 +82,10 @@ class Room:
         with self.lock:
             if sum(one.nbytes - one.resident_bytes for one in components) > self.free_bytes():
                 return
-            for task in [task for one in components for task in one.begin_to_restore()]:
+            coming = [(one, one.begin_to_restore()) for one in components]
+            for one, tasks in coming:
                 with suppress(OutOfDeviceMemoryError):
-                    task.wait()
+                    one.wait_for(tasks)  # what it then does about itself is done while the next one is on its way
 
     def make(self, nbytes: int, keep: Component) -> bool:
         """Frees about `nbytes`: what torch only caches, else others have to leave. False if nothing could go."""

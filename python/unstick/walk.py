@@ -91,7 +91,15 @@ def components(obj: Any) -> dict[str, nn.Module]:
 
 def tensors(module: nn.Module) -> list[Found]:
     """Every tensor that belongs to a module, once; gradients excepted, they belong to training."""
-    return survey(module, _class_of, _inner_tensors, _slots, _BOOKKEEPING, Found)[0]
+    return tensors_outside(module, [])[0]
+
+
+def tensors_outside(module: nn.Module, spans: list[tuple[int, int]]) -> tuple[list[Found], list[int]]:
+    """The tensors of a module that lie in none of the spans of addresses, and the spans in which others lie.
+
+    What reads other values than lie in its memory (a conjugate or negative view) counts as outside.
+    """
+    return survey(module, _class_of, _inner_tensors, _slots, _BOOKKEEPING, Found, spans)
 
 
 def _class_of(kind: type) -> str:
@@ -158,11 +166,6 @@ def library_tables() -> dict[int, str]:
             many = many if isinstance(value, (dict, list, tuple)) else (value,)
             tables.update((id(one), package) for one in many if issubclass(type(one), torch.Tensor))
     return tables
-
-
-def is_odd_view(tensor: torch.Tensor) -> bool:
-    """It reads other values than lie in its memory."""
-    return bool(tensor.is_conj() or tensor.is_neg())
 
 
 def refusal(tensor: torch.Tensor) -> str | None:

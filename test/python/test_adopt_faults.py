@@ -58,7 +58,7 @@ SWITCHES = """
     def leave(mine):
         return models[mine].evict()
 
-    device = FaultDevice(unstick.Context(), 'host:1GiB', granule_bytes=1 << 20)
+    device = FaultDevice(unstick.Context(), 'host:1GiB', granule_bytes=1 << 19)
     pipes = [tiny_flux('8-bit', scale=2), tiny_flux('4-bit', scale=2)]
     expected = [run(pipe, steps=1) for pipe in pipes]
     keep = [[dict(pipe.components), list(pipe.transformer.parameters())] for pipe in pipes]

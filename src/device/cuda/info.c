@@ -179,7 +179,7 @@ int usk_cuda_info_find(const struct usk_cuda_driver *driver, const char *which, 
 {
     struct usk_cu_uuid uuid;
     unsigned long ordinal;
-    unsigned int n;
+    unsigned int n = 0;
     char *end;
     int r;
 
@@ -203,7 +203,7 @@ int usk_cuda_info_find(const struct usk_cuda_driver *driver, const char *which, 
 int usk_cuda_info(struct usk_cuda_info *ret_info, struct unstick_error *error)
 {
     const struct usk_cuda_driver *driver;
-    unsigned int n;
+    unsigned int n = 0;
     int r;
 
     r = usk_cuda_driver_get(&driver, error);
