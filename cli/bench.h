@@ -13,6 +13,12 @@
 #include "region/device.h"
 #include "region/region.h"
 
+/* The slowest single call to the driver that a case has seen, where it looks. */
+struct bench_slowest {
+    const char *call; /* NULL: it did not look */
+    uint64_t ns;
+};
+
 /*
  * `unstick bench`. A case measures one thing of ours beside a reference that does the least a program must do
  * to move the same bytes, on the same device; the two alternate run by run, so that whatever disturbs the
@@ -32,6 +38,7 @@ struct bench {
     bool is_host;             /* the host device: references are on fresh pages */
     struct usk_longest_step longest_step; /* of all cases so far */
     const char *longest_case;             /* in which it was; NULL: between them */
+    struct bench_slowest slowest;         /* of the case that is measured */
     json_t *results;          /* NULL: a table is printed */
 };
 
@@ -124,6 +131,7 @@ void bench_share_print(const struct bench *bench, const struct unstick_device_in
 int bench_link(struct bench *bench, struct unstick_error *error); /* bench_link.c: link, pinning, hash */
 int bench_move(struct bench *bench, struct unstick_error *error); /* bench_move.c: evict, restore, switch */
 int bench_load(struct bench *bench, struct unstick_error *error); /* bench_load.c */
+int bench_vmm(struct bench *bench, struct unstick_error *error);  /* bench_vmm.c: the driver's calls of an eviction */
 int bench_beside(struct bench *bench, struct unstick_error *error); /* bench_beside.c: what others feel of it */
 
 #endif

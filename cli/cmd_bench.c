@@ -34,7 +34,8 @@ static const char *const names[] = {
     "link-up",         "link-down",   "pin",         "hash",
     "load-pinned",     "load-file",   "load-cold",   "restore-file",
     "evict-unchanged", "evict-first", "evict-dirty", "restore-pinned",
-    "restore-at-once", "switch",      "beside-backup", "beside-evict",
+    "restore-at-once", "switch",      "take-apart",  "take-half",
+    "beside-backup",   "beside-evict",
 };
 #define N_NAMES (sizeof(names) / sizeof(names[0]))
 
@@ -83,17 +84,22 @@ static void bench_report(struct bench *bench, const struct bench_case *bench_cas
 {
     double gb_per_s = series_gb_per_s(ours, bench->bytes, 1);
     double reference = series_gb_per_s(theirs, bench->bytes, bench_case->theirs_per_byte);
-    char cells[N_COLUMNS - 2][32], what[160];
+    char cells[N_COLUMNS - 2][32], what[240];
+    size_t n;
 
     if (bench->results) {
         json_t *result = json_from_series(ours, bench->n_runs, gb_per_s);
         json_t *other = json_from_series(theirs, bench->n_runs, reference);
 
         json_object_set_new(other, "what", json_string(bench_case->reference));
-        json_array_append_new(bench->results,
-                              json_pack("{s:s, s:s, s:I, s:o, s:o, s:f}", "case", bench_case->name, "what",
-                                        bench_case->what, "bytes", (json_int_t)bench->bytes, "ours", result,
-                                        "reference", other, "ratio", gb_per_s / reference));
+        result = json_pack("{s:s, s:s, s:I, s:o, s:o, s:f}", "case", bench_case->name, "what", bench_case->what,
+                           "bytes", (json_int_t)bench->bytes, "ours", result, "reference", other, "ratio",
+                           gb_per_s / reference);
+        if (bench->slowest.call)
+            json_object_set_new(result, "slowest_call",
+                                json_pack("{s:s, s:f}", "name", bench->slowest.call, "ms",
+                                          (double)bench->slowest.ns / (double)USK_NS_PER_MS));
+        json_array_append_new(bench->results, result);
         return;
     }
     snprintf(cells[0], sizeof(cells[0]), "%.2f ms", ours->median_s * 1e3);
@@ -102,7 +108,10 @@ static void bench_report(struct bench *bench, const struct bench_case *bench_cas
     snprintf(cells[3], sizeof(cells[3]), "%.2f ms", theirs->median_s * 1e3);
     snprintf(cells[4], sizeof(cells[4]), "%.2f ms", theirs->worst_s * 1e3);
     snprintf(cells[5], sizeof(cells[5]), "%.2f", gb_per_s / reference);
-    snprintf(what, sizeof(what), "%s / %s", bench_case->what, bench_case->reference);
+    n = (size_t)snprintf(what, sizeof(what), "%s / %s", bench_case->what, bench_case->reference);
+    if (bench->slowest.call && n < sizeof(what))
+        snprintf(what + n, sizeof(what) - n, "; slowest call: %s, %.2f ms", bench->slowest.call,
+                 (double)bench->slowest.ns / (double)USK_NS_PER_MS);
     cli_table_row(columns, N_COLUMNS,
                   (const char *[N_COLUMNS]){ bench_case->name, cells[0], cells[1], cells[2], cells[3],
                                              cells[4], cells[5], what });
@@ -172,6 +181,7 @@ int bench_case_run(struct bench *bench, const struct bench_case *bench_case, voi
     ours.seconds = samples;
     theirs.seconds = samples + bench->n_runs;
     bench_note_steps(bench, NULL);
+    bench->slowest = (struct bench_slowest){ 0 };
     r = bench_measure(bench, bench_case, state, &ours, &theirs, &why);
     bench_note_steps(bench, bench_case->name);
     if (r == UNSTICK_OK) {
@@ -270,6 +280,8 @@ static int bench_run(struct bench *bench, struct unstick_error *error)
         r = bench_load(bench, error);
     if (r == UNSTICK_OK)
         r = bench_move(bench, error);
+    if (r == UNSTICK_OK)
+        r = bench_vmm(bench, error);
     return r == UNSTICK_OK ? bench_beside(bench, error) : r;
 }
 

@@ -233,7 +233,7 @@ class Bench(case.Case):
         for result in results:
             if "skipped" in result:
                 # The folder of the test may be one that lives in memory.
-                self.assertIn(result["case"], ("load-cold", "beside-backup", "beside-evict"))
+                self.assertIn(result["case"], ("load-cold", "take-apart", "take-half", "beside-backup", "beside-evict"))
                 continue
             for side in (result["ours"], result["reference"]):
                 self.assertEqual(len(side["samples_ms"]), 20)
@@ -258,6 +258,22 @@ class Bench(case.Case):
         lines = self.good("bench", "--device", "host:64MiB", "--size", "4MiB", "--only", "switch,pin").splitlines()
         self.assertEqual([line.split()[0] for line in lines[3:5]], ["pin", "switch"])
         self.assertRegex(lines[-1], r"\Alongest step: [0-9.]+ ms, in (switch|preparing): [0-9]+ calls, .* [0-9.]+ ms\Z")
+
+    @unittest.skipUnless("FAKECUDA_PATH" in os.environ, "needs the stand-in for the driver")
+    def test_calls_of_the_driver(self):
+        self.environment["LD_LIBRARY_PATH"] = os.environ["FAKECUDA_PATH"]
+        gpu = ["--device", "cuda:0", "--only", "take-apart,take-half"]
+        out = json.loads(self.good("bench", *gpu, "--size", "16MiB", "--granule", "4MiB", "--json"))
+        self.check_results(out["results"], ["take-apart", "take-half"])
+        for result in out["results"]:
+            self.assertIn(result["slowest_call"]["name"], ("unmap", "map", "release"))
+            self.assertGreater(result["slowest_call"]["ms"], 0)
+        for call in ("cuMemRelease", "cuMemUnmap", "cuMemMap"):
+            self.environment["FAKECUDA_FAIL"] = f"{call}:20:999"
+            self.bad("bench", *gpu, "--size", "16MiB", "--granule", "4MiB", says=call)
+        del self.environment["FAKECUDA_FAIL"]
+        lines = self.good("bench", *gpu, "--size", "4MiB", "--granule", "2MiB").splitlines()
+        self.assertEqual([line.split()[:2] for line in lines[3:5]], [["take-apart", "-"], ["take-half", "-"]])
 
     def test_share(self):
         host = ["--device", "host:64MiB", "--size", "4MiB"]
