@@ -256,6 +256,7 @@ def tight(case: Case, quantization: str) -> None:
     with case.timed('adopt'):
         model = unstick.adopt(pipe, quantization, tight=True)
     case.found['adopt_peak_above_model_bytes'] = peak.read() - start
+    case.found['sentinel_bytes'] = model.room.device.info()['sentinel_bytes']  # of the device, opened by adopt()
     case.found['model_bytes'] = model.nbytes
     case.memory('adopted')
     case.found['equal'] = case.image(pipe) == before

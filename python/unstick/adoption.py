@@ -33,8 +33,6 @@ OF_A_CALL = ('.state.idx',)
 
 IN_USE = 'in use by a call, taken in later'
 
-TIGHT_CHUNK_BYTES = 64 << 20
-
 OLDEST_TORCH = (2, 7)
 
 _components: weakref.WeakKeyDictionary[nn.Module, Component] = weakref.WeakKeyDictionary()
@@ -53,7 +51,7 @@ def adopt(
 
     `device` is by default where the tensors are: the GPU, or the host device for tensors on the CPU ("host:SIZE" sets
     its size). `guard="raise"` makes an evicted model raise EvictedError instead of coming back by itself. `tight` keeps
-    the old and the new copy of no more than 64 MiB at a time. Adopting an object again is a refresh.
+    the old and the new copy of no more than a granule (64 MiB) at a time. Adopting an object again is a refresh.
 
     Whatever Python holds over the same bytes moves along. What looks at them without being a tensor does not: a NumPy
     array made of one of the tensors must be gone before.
@@ -306,8 +304,7 @@ class Adopter:
         for holders in (outside, tensors, storages, groups, extra):
             holders.clear()  # the old memory goes as soon as its tensors have moved
         for component in sorted(groups_of, key=order.index):
-            chunk_bytes = TIGHT_CHUNK_BYTES if self.is_tight else CHUNK_BYTES
-            component.take(groups_of.pop(component), chunk_bytes, self.is_tight, report)
+            component.take(groups_of.pop(component), CHUNK_BYTES, self.is_tight, report)
         self.room.give_back()
         return wrappers
 

@@ -8,6 +8,7 @@ tensor; and then it can still be evicted.
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import threading
@@ -36,7 +37,7 @@ from .errors import busy, evicted, revoked
 from .report import Adoption, Moved, Taken
 from .room import Room, current_stream, end_lease, evict_unless_leased
 from .slices import Slices
-from .storages import Group, Place, move, move_by_host, move_out
+from .storages import Bring, Group, Place, move, move_by_host, move_out
 from .working import Working, reading
 
 if TYPE_CHECKING:
@@ -46,11 +47,12 @@ log = logging.getLogger('unstick')
 
 ALIGNMENT = 512
 CHUNK_BYTES = 1 << 30
+BY_HOST_BYTES = 16 << 20
 
 GuardMode = Literal['restore', 'raise']
 
 
-_How = Literal['room or nothing', 'make room', 'by host']
+_How = Literal['room or nothing', 'make room']
 
 
 def rounded(nbytes: int) -> int:
@@ -68,6 +70,31 @@ def in_chunks(groups: list[Group], chunk_bytes: int) -> Iterator[list[Group]]:
         chunk.append(group)
         nbytes += rounded(group.nbytes)
     yield chunk
+
+
+def in_granules(groups: list[Group], granule_bytes: int) -> Iterator[tuple[list[Group], int]]:
+    """Groups in their order, one behind the other in a region, with the bytes of memory that have to come for them.
+
+    By turns: those that fit into the granules that are there (0), and those that need more, at least BY_HOST_BYTES of
+    them.
+    """
+    at = there = 0
+    chunk: list[Group] = []
+    nbytes = 0
+    for group in groups:
+        if chunk and at <= there < at + rounded(group.nbytes):
+            yield chunk, 0
+            chunk, nbytes = [], 0
+        chunk.append(group)
+        nbytes += rounded(group.nbytes)
+        at += rounded(group.nbytes)
+        if at > there and nbytes >= BY_HOST_BYTES:
+            coming = -(-at // granule_bytes) * granule_bytes - there
+            yield chunk, coming
+            there += coming
+            chunk, nbytes = [], 0
+    if chunk:
+        yield chunk, max(at - there, 0)
 
 
 class Component:
@@ -170,7 +197,8 @@ class Component:
         """Moves groups of storages into this component's regions: first where others have died, then into new ones.
 
         With room for all of it beside the old memory: into one. Without: chunk by chunk, so that what one leaves
-        behind makes room for the next. Where the room is not short, torch's cache keeps the old memory.
+        behind makes room for the next. Tight: granule by granule. Where the room is not short, torch's cache keeps the
+        old memory.
         """
         rest = self._reuse(list(groups), report)
         groups.clear()
@@ -183,7 +211,10 @@ class Component:
         parts = self.slices.cut(rest)
         if len(parts) > 1:
             for part in parts:
-                self._take_chunk(part.groups, report, 'make room')
+                if is_tight:
+                    self._take_tightly(part.groups, report)
+                else:
+                    self._take_chunk(part.groups, report, 'make room')
                 if part.blocks:
                     self.slices.add(self._owned[-1], part.blocks)
             self.room.give_back()
@@ -192,12 +223,11 @@ class Component:
         is_whole = not is_tight and self.room.has_room(sum(rounded(group.nbytes) for group in rest))
         if is_whole and self._take_chunk(rest, report, 'room or nothing'):
             return
-        for chunk in in_chunks(rest, chunk_bytes):
-            # Tight: what is larger than a chunk has no room beside itself.
-            is_large = is_tight and chunk[0].nbytes > chunk_bytes
-            self._take_chunk(chunk, report, 'by host' if is_large else 'make room')
-            if is_tight:
-                self.room.give_back()
+        if is_tight:
+            self._take_tightly(rest, report)
+        else:
+            for chunk in in_chunks(rest, chunk_bytes):
+                self._take_chunk(chunk, report, 'make room')
         self.room.give_back()
         if any(region.state != 'resident' for region in self.regions):
             with suppress(OutOfDeviceMemoryError):  # then a call brings it back
@@ -234,40 +264,64 @@ class Component:
         region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in groups))
         if how == 'room or nothing' and self.try_to_bring(region) is not None:
             return False
-        by_host = how == 'by host' or (how == 'make room' and self._shortage(region) is not None)
-        self._fill(region, groups, report, by_host)
+        is_short = how == 'make room' and self._shortage(region) is not None
+        self._fill(region, groups, report, (lambda: self._bring_for_old(region)) if is_short else None)
         return True
 
-    def _fill(self, region: Region, groups: list[Group], report: Adoption, by_host: bool = False) -> None:
+    def _take_tightly(self, groups: list[Group], report: Adoption) -> None:
+        """Moves groups into one region whose memory comes a granule at a time, when that of what goes there has gone.
+
+        What fits into the granules that are there moves on the device, what needs another one waits on the host.
+        """
+        region = Region(self.room.device, self.name, sum(rounded(group.nbytes) for group in groups))
+        info, device = region.info(), self.room.device.info()
+        if info['bytes'] > device['limit_bytes'] - device['sentinel_bytes']:
+            self._bring(region)  # it never will: said before anything has moved
+        self._spans[region.address] = {}
+        try:
+            for chunk, coming_bytes in in_granules(groups, info['granule_bytes']):
+                bring = functools.partial(self._bring_for_old, region, coming_bytes) if coming_bytes else None
+                self._move([(group, region.alloc(group.nbytes)) for group in chunk], region, report, bring)
+        finally:
+            # After a failure some are in it, and the others where they were.
+            if self._spans[region.address]:
+                self._own(region)
+            else:
+                del self._spans[region.address]
+
+    def _fill(self, region: Region, groups: list[Group], report: Adoption, bring: Bring | None = None) -> None:
         self._spans[region.address] = {}
         n_taken = len(report.taken)
         try:
-            self._move([(group, region.alloc(group.nbytes)) for group in groups], region, report, by_host)
+            self._move([(group, region.alloc(group.nbytes)) for group in groups], region, report, bring)
         except BaseException:
             # Half a region could not come back by itself: all of it goes where it came from.
             move_out(region, self.room.torch_device)
             del report.taken[n_taken:], self._spans[region.address]
             raise
-        # Not before: an eviction that another thread asks for must not find it half filled.
+        self._own(region)  # not before: an eviction that another thread asks for must not find it half filled
+
+    def _own(self, region: Region) -> None:
         self._owned.append(region)
         self._regions.append(weakref.ref(region))
         region.sheds = True
 
-    def _shortage(self, region: Region) -> OutOfDeviceMemoryError | None:
+    def _shortage(self, region: Region, nbytes: int = 0) -> OutOfDeviceMemoryError | None:
         """Brings memory for a new region, at the cost of whatever can go; what is missing, if that is not enough.
 
         torch's cache goes first, then others, and then what came of this very component before: its contents are in
         its backup.
         """
-        shortage = self.try_to_bring(region)
+        shortage = self.try_to_bring(region, nbytes)
         for remedy in (self.room.make, self._make_of_own):
             while shortage is not None and remedy(shortage.required_bytes - shortage.available_bytes, self):
-                shortage = self.try_to_bring(region)
+                shortage = self.try_to_bring(region, nbytes)
         return shortage
 
-    def try_to_bring(self, region: Region) -> OutOfDeviceMemoryError | None:
+    def try_to_bring(self, region: Region, nbytes: int = 0) -> OutOfDeviceMemoryError | None:
+        """Brings memory, for so many more bytes of the region or for all of it; what is missing, if there is none."""
         try:
-            region.restore().wait()
+            region.restore(max_bytes=nbytes).wait()
         except OutOfDeviceMemoryError as error:
             return error.with_traceback(None)
         return None
@@ -275,18 +329,18 @@ class Component:
     def _make_of_own(self, nbytes: int, _: Component) -> bool:
         return self.evict_regions(nbytes) > 0
 
-    def _bring(self, region: Region) -> None:
-        shortage = self._shortage(region)
+    def _bring(self, region: Region, nbytes: int = 0) -> None:
+        shortage = self._shortage(region, nbytes)
         if shortage is not None:
             try:
                 raise shortage
             finally:
                 del shortage  # it holds this frame, which holds it
 
-    def _bring_for_old(self, region: Region) -> None:
+    def _bring_for_old(self, region: Region, nbytes: int = 0) -> None:
         """As _bring(), where the old memory has just gone to torch's cache: it makes way before any other is taken."""
         self.room.give_back()
-        self._bring(region)
+        self._bring(region, nbytes)
 
     def _reuse(self, groups: list[Group], report: Adoption) -> list[Group]:
         """Moves what fits exactly where others have died; the rest."""
@@ -324,10 +378,11 @@ class Component:
                 vacant.setdefault(nbytes, []).append(offset)
         return vacant
 
-    def _move(self, places: list[Place], region: Region, report: Adoption, by_host: bool = False) -> None:
+    def _move(self, places: list[Place], region: Region, report: Adoption, bring: Bring | None = None) -> None:
+        """Moves groups to their places; with `bring` by the host, and memory comes when theirs has gone."""
         old = [(StorageWeakRef(one.storage), one.nbytes) for group, _ in places for one in group.storages]
-        if by_host:
-            move_by_host(places, region, self.room.torch_device, lambda: self._bring_for_old(region))
+        if bring is not None:
+            move_by_host(places, region, self.room.torch_device, bring)
         else:
             move(places, region, self.room.torch_device)
         spans = self._spans[region.address]

@@ -95,6 +95,9 @@ def by_range(storages: Iterable[Storage]) -> list[Group]:
 Place = tuple[Group, int]
 """A group, and the offset in a region that it moves to."""
 
+Bring = Callable[[], None]
+"""Gives a region memory."""
+
 
 def _over(region: Region, place: Place) -> list[torch.Tensor]:
     """The bytes of a place: a tensor, with a storage of its own, for each storage of the group."""
@@ -127,7 +130,7 @@ def copy(into: list[torch.Tensor], from_: list[torch.Tensor]) -> None:
             new.copy_(old)
 
 
-def move_by_host(places: list[Place], region: Region, device: torch.device, bring: Callable[[], None]) -> None:
+def move_by_host(places: list[Place], region: Region, device: torch.device, bring: Bring) -> None:
     """As move(), where there is no room beside the old memory: the bytes wait on the host until that has gone.
 
     `bring` gives the region memory. If it cannot, the tensors get memory of torch's own again, on the host at worst.

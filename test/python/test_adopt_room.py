@@ -5,6 +5,8 @@ The host device does not see torch's own memory, so a card is acted: what torch 
 back) is taken from the device by somebody else, as the fault device calls it.
 """
 
+from types import SimpleNamespace
+
 import pytest
 
 torch = pytest.importorskip('torch')
@@ -54,7 +56,7 @@ def made(n=24, width=256):
 @pytest.fixture
 def acted(monkeypatch):
     monkeypatch.setattr(adoption, 'CHUNK_BYTES', 1 * MIB)
-    monkeypatch.setattr(adoption, 'TIGHT_CHUNK_BYTES', 256 * KIB)
+    monkeypatch.setattr(component, 'BY_HOST_BYTES', 64 * KIB)
 
     def act(card):
         monkeypatch.setattr(room.Room, 'give_back', lambda self: card.give_back(self))
@@ -87,21 +89,54 @@ def test_model_and_a_chunk(context, acted, is_one_segment):
     assert card.n_given_back > 1
 
 
-def test_tight(context, acted):
-    module, x = made(), torch.randn(2, 256)
-    expected = module(x)
-    card = Card(context, module, SIZE + 256 * KIB + SENTINELS)
-    acted(card)
-    check(unstick.adopt(module, device=card.device, tight=True), module, expected, x)
-
-
-def test_tight_with_tensors_larger_than_a_chunk(context, acted):
-    """They have no room beside themselves: their bytes wait on the host."""
-    module, x = made(6, 512), torch.randn(2, 512)
+@pytest.mark.parametrize(('n', 'width'), [(24, 256), (6, 512), (24 * 16, 64)])
+def test_tight(context, acted, n, width):
+    """Larger than a granule or smaller: no more than one is there twice, and all of it is in one region."""
+    module, x = made(n, width), torch.randn(2, width)
     expected = module(x)
     card = Card(context, module, SIZE + 64 * KIB + SENTINELS)
     acted(card)
+    model = unstick.adopt(module, device=card.device, tight=True)
+    assert model.resident_bytes == SIZE
+    assert len(next(iter(model.components.values())).regions) == 1
+    check(model, module, expected, x)
+
+
+def test_tight_and_short_half_way(context, acted):
+    """What has moved stays in its region, the rest where it was, and a second attempt takes that."""
+    module, x = made(), torch.randn(2, 256)
+    expected = module(x)
+    card = Card(context, module, SIZE + 64 * KIB + SENTINELS)
+
+    def give_back(_):
+        if card.n_given_back == 10:  # somebody else takes what is free
+            card.nbytes -= 1 * MIB
+        return Card.give_back(card, None)
+
+    acted(SimpleNamespace(give_back=give_back))
+    with pytest.raises(unstick.OutOfDeviceMemoryError):
+        unstick.adopt(module, device=card.device, tight=True)
+    part = adoption.component_of(module)
+    assert 0 < part.nbytes < SIZE and part.is_resident
+    assert torch.equal(module(x), expected)
+    card.nbytes = 2 * SIZE
+    card.give_back(None)
+    part.evict()
+    assert torch.equal(module(x), expected)
     check(unstick.adopt(module, device=card.device, tight=True), module, expected, x)
+
+
+def test_groups_in_granules(monkeypatch):
+    from unstick.storages import Group
+
+    monkeypatch.setattr(component, 'BY_HOST_BYTES', 2 * KIB)
+    sizes = [1024, 1024, 512, 5120, 100, 1024, 512, 9000]
+    groups = [Group(0, size, []) for size in sizes]
+    chunks = list(component.in_granules(groups, 4 * KIB))
+    assert [one for chunk, _ in chunks for one in chunk] == groups
+    assert [([one.nbytes for one in chunk], coming) for chunk, coming in chunks] == [
+        ([1024, 1024], 4096), ([512], 0), ([5120], 4096), ([100], 0), ([1024, 512, 9000], 12288),
+    ]  # fmt: skip
 
 
 def test_not_a_byte_more_than_the_model(context, acted):
