@@ -5,10 +5,16 @@
  * tickets with the region, and an eviction waits for those.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "region/region.h"
+
+/* From so many tickets on, the end of a lease looks for some that have passed: a region that is used a million times
+ * and never evicted must not gather a million. */
+#define LEASE_FENCES_MANY 32
+#define LEASE_RETIRE_MAX 8
 
 struct unstick_lease {
     struct unstick_region *region;
@@ -90,6 +96,49 @@ static bool lease_reserve_fences(struct unstick_region *region, size_t n)
     return true;
 }
 
+/* Forgets a ticket that is used up; the others keep their order, which is about that in which they pass. */
+static void fences_remove(struct unstick_region *region, uint64_t ticket)
+{
+    size_t i = 0;
+
+    usk_context_lock(region->dev->ctx);
+    while (i < region->n_fences && region->fences[i] != ticket)
+        i++;
+    if (i < region->n_fences) {
+        region->n_fences--;
+        memmove(&region->fences[i], &region->fences[i + 1], (region->n_fences - i) * sizeof(*region->fences));
+    }
+    usk_context_unlock(region->dev->ctx);
+}
+
+/* Polling is for who has the baton, as two must not use up one ticket: where somebody else has it, a later end does it.
+ * A failure of the work before a ticket is the context's, which the next call to the driver meets as well. */
+static void lease_retire_fences(struct unstick_region *region)
+{
+    struct unstick_context *ctx = region->dev->ctx;
+    bool is_over = false;
+    size_t n_fences;
+
+    usk_context_lock(ctx);
+    n_fences = region->n_fences;
+    usk_context_unlock(ctx);
+    if (n_fences < LEASE_FENCES_MANY || !usk_baton_try(ctx))
+        return;
+    for (unsigned int i = 0; i < LEASE_RETIRE_MAX && !is_over; i++) {
+        uint64_t ticket = 0;
+
+        usk_context_lock(ctx);
+        is_over = !region->n_fences;
+        if (!is_over)
+            ticket = region->fences[0];
+        usk_context_unlock(ctx);
+        is_over = is_over || usk_device_poll(region->dev->driver, ticket, NULL) == UNSTICK_PENDING;
+        if (!is_over)
+            fences_remove(region, ticket);
+    }
+    usk_baton_give(ctx);
+}
+
 int unstick_lease_end(struct unstick_lease *lease, struct unstick_error *error)
 {
     struct unstick_region *region;
@@ -138,6 +187,7 @@ int unstick_lease_end(struct unstick_lease *lease, struct unstick_error *error)
         free(tickets);
         return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "realloc", "no host memory for fences");
     }
+    lease_retire_fences(region);
     usk_context_wake(region->dev->ctx);
     unstick_region_unref(region);
     free(tickets);
@@ -165,15 +215,7 @@ int usk_region_poll_fences(struct unstick_region *region, uint64_t deadline_ns, 
         r = usk_device_poll(region->dev->driver, ticket, error);
         if (r == UNSTICK_PENDING)
             return r;
-        /* Leases may have ended meanwhile and left theirs behind this one. */
-        usk_context_lock(ctx);
-        for (size_t i = 0; i < region->n_fences; i++) {
-            if (region->fences[i] == ticket) {
-                region->fences[i] = region->fences[--region->n_fences];
-                break;
-            }
-        }
-        usk_context_unlock(ctx);
+        fences_remove(region, ticket); /* leases may have ended meanwhile and left theirs behind this one */
         if (r < 0)
             return r;
         if (usk_clock_now_ns() > deadline_ns)

@@ -756,6 +756,37 @@ static void test_end_waits_for_the_device(void **state)
     }
 }
 
+/* What is used again and again and never evicted keeps a few fences, not one for each use. */
+static void test_fences_do_not_pile_up(void **state)
+{
+    struct fixture *fixture = *state;
+    struct usk_fault_script all = { .count_polls = true, .op_mask = UINT64_C(1) << USK_FAULT_POLL };
+    struct usk_fault_script slow = { .pending_polls = 200, .op_mask = UINT64_C(1) << USK_FAULT_POLL };
+    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_lease *lease;
+
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    for (int is_slow = 1; is_slow >= 0; is_slow--) {
+        /* Work that takes its time is waited for, all of it. */
+        if (is_slow)
+            usk_fault_set(fixture->fault, &slow);
+        for (int i = 0; i < (is_slow ? 100 : 1000); i++) {
+            assert_int_equal(unstick_lease_begin(region, 0, &lease, NULL), UNSTICK_OK);
+            assert_int_equal(unstick_lease_use_stream(lease, NULL, NULL), UNSTICK_OK);
+            assert_int_equal(unstick_lease_end(lease, NULL), UNSTICK_OK);
+        }
+        usk_fault_set(fixture->fault, &all);
+        assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+        if (is_slow)
+            assert_true(usk_fault_n_calls(fixture->fault) >= 100);
+        else
+            assert_true(usk_fault_n_calls(fixture->fault) < 100);
+        usk_fault_set(fixture->fault, NULL);
+        assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    }
+    unstick_region_unref(region);
+}
+
 /* While a graph is captured nothing can be fenced: who drops the last reference may be the one who captures. */
 static void test_end_while_capturing(void **state)
 {
@@ -823,6 +854,7 @@ int main(void)
         CASE(test_keep),
         CASE(test_keep_on_a_driver_that_fails),
         CASE(test_end_waits_for_the_device),
+        CASE(test_fences_do_not_pile_up),
         CASE(test_end_while_capturing),
         CASE(test_left_open),
     };
