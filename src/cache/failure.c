@@ -60,10 +60,12 @@ static void failure_add_steps(struct usk_text *text, const struct unstick_reques
 
 void usk_failure_explain(struct unstick_request *request)
 {
+    const char *key = request->entry->key;
+    bool is_named = !strncmp(request->error.text, key, strlen(key)); /* a plan's reason begins with it */
     struct usk_text text;
 
     usk_text_init(&text, request->text, sizeof(request->text));
-    usk_text_add(&text, "%s: %s", request->entry->key, request->error.text);
+    usk_text_add(&text, "%s%s%s", is_named ? "" : key, is_named ? "" : ": ", request->error.text);
     if (request->failure != UNSTICK_OUT_OF_DEVICE_MEMORY && request->failure != UNSTICK_TIMED_OUT)
         return;
     failure_add_holders(&text, request);

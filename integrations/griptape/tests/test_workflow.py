@@ -8,21 +8,27 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import unstick
 from harness import KIB, LIBRARY, MIB, NAME, SMALL, Engine, pixels
 
+ISOLATED = 'griptape_nodes_library_isolated.json'
 
-def test_the_manifest_is_what_the_engine_reads() -> None:
+
+@pytest.mark.parametrize('name', [LIBRARY.name, ISOLATED])
+def test_the_manifest_is_what_the_engine_reads(name: str) -> None:
     from griptape_nodes.node_library.library_registry import LibrarySchema
+    from griptape_nodes.retained_mode.managers.library.workers import resolve_executes_in_worker
 
-    schema = LibrarySchema.model_validate(json.loads(LIBRARY.read_text()))
+    schema = LibrarySchema.model_validate(json.loads((LIBRARY.parent / name).read_text()))
     assert schema.library_schema_version == LibrarySchema.LATEST_SCHEMA_VERSION
     assert all((LIBRARY.parent / node.file_path).is_file() for node in schema.nodes)
+    assert resolve_executes_in_worker(metadata=schema.metadata) is (name == ISOLATED)
 
 
 def test_the_isolated_one_differs_in_its_dependencies_only() -> None:
     plain = json.loads(LIBRARY.read_text())
-    isolated = json.loads((LIBRARY.parent / 'griptape_nodes_library_isolated.json').read_text())
+    isolated = json.loads((LIBRARY.parent / ISOLATED).read_text())
     heavy = plain['metadata'].pop('dependencies')['pip_dependencies']
     assert isolated['metadata'].pop('dependencies') == {'pip_dependencies': [], 'pip_dependencies_exec': heavy}
     assert isolated['metadata'].pop('description').startswith(plain['metadata'].pop('description'))
