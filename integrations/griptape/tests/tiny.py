@@ -42,21 +42,21 @@ def write_tiny_flux(folder: Path, scale: int = 4) -> Path:
         T5Config(vocab_size=128, d_model=64 * scale, d_kv=64, d_ff=128 * scale, num_layers=2, num_heads=2)
     )
     FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=clip, tokenizer=_clip_tokenizer(),
-        text_encoder_2=t5, tokenizer_2=_t5_tokenizer(), transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=clip, tokenizer=clip_tokenizer(16),
+        text_encoder_2=t5, tokenizer_2=t5_tokenizer(16), transformer=transformer,
     ).to(torch.bfloat16).save_pretrained(folder)  # fmt: skip
     return folder
 
 
-def _clip_tokenizer() -> CLIPTokenizer:
+def clip_tokenizer(max_length: int) -> CLIPTokenizer:
     letters = [chr(c) for c in range(33, 127)]
     vocab = {w: i for i, w in enumerate(['<|startoftext|>', '<|endoftext|>', *letters, *(w + '</w>' for w in letters)])}
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=16)
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=max_length)
 
 
-def _t5_tokenizer() -> PreTrainedTokenizerFast:
+def t5_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
     raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token='<unk>'))
     raw.pre_tokenizer = pre_tokenizers.Split('', 'isolated')
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token='<pad>', eos_token='</s>', unk_token='<unk>', model_max_length=16
+        tokenizer_object=raw, pad_token='<pad>', eos_token='</s>', unk_token='<unk>', model_max_length=max_length
     )
