@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The nodes in the real engine with full-size FLUX: gpu.py OUT.json [--scale N] [--room SIZE] [--turns N].
 
@@ -34,8 +33,9 @@ MIB, GIB = 1 << 20, 1 << 30
 def write_flux(folder: Path, device: Any, scale: int) -> int:
     """A FLUX repository as from_pretrained() finds it; its bytes."""
     import full_flux
-    import tiny
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+    import tiny
 
     FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
@@ -107,6 +107,7 @@ def main() -> None:
     assert (info.fitness.name, info.problems) == ('GOOD', []), info.problems
 
     import torch
+
     import unstick
 
     has_gpu = torch.cuda.is_available()

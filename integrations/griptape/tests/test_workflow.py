@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import unstick
 from harness import KIB, LIBRARY, MIB, NAME, SMALL, Engine, pixels
 
