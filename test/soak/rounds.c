@@ -8,6 +8,7 @@
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/os.h"
@@ -163,7 +164,9 @@ void soak_work(const struct soak_plan *plan)
     pthread_mutex_init(&world.fault_lock, NULL);
     for (size_t i = 0; i < SOAK_THREADS; i++) {
         threads[i] = (struct thread){ .world = &world, .seed = plan->seed * 31 + i + 1, .buffer = malloc(bytes) };
-        if (!threads[i].buffer)
+        if (threads[i].buffer)
+            memset(threads[i].buffer, 1, bytes); /* a page that is touched for the first time in an hour is no leak */
+        else
             world_fail(&world, "no memory");
     }
     while (!world_is_stopped(&world) && world_open(&world)) {
