@@ -16,8 +16,9 @@ from torch import nn
 from . import entry, walk
 from ._unstick import Device
 from ._unstick import modules as all_modules
-from .component import CHUNK_BYTES, Component, GuardMode, rounded
+from .component import Component, GuardMode
 from .errors import AdoptError, unsupported
+from .intake import CHUNK_BYTES, rounded
 from .report import Adoption, Left
 from .room import Room, room_of
 from .storages import Group, Storage, by_range, by_storage, has_memory, unmovable
@@ -191,10 +192,10 @@ class Adopter:
             finally:
                 # What a failure left half way works like the rest: some tensors in a region, some outside.
                 for component in components.values():
-                    component.expect_nothing()
+                    component.intake.expect_nothing()
                     component.drop_unused()
                 entry.attach(list(components.values()), wrappers)
-            report.still_held_bytes = sum(one.still_held_bytes for one in components.values())
+            report.still_held_bytes = sum(one.intake.still_held_bytes for one in components.values())
         return report
 
     def _components(self, obj: Any, model: Model, report: Adoption) -> dict[str, Component]:
@@ -269,7 +270,7 @@ class Adopter:
             return 'part of an autograd graph'
         if f'.{found.name}'.endswith(OF_A_CALL):
             return 'of the last call'
-        is_later = bool(component.names) and found.name not in component.names
+        is_later = bool(component.intake.names) and found.name not in component.intake.names
         if found.kind == 'state' and is_later and _nbytes(tensor) < PER_CALL_BYTES:
             return 'small, and came with a call'
         return None
@@ -304,7 +305,7 @@ class Adopter:
         for holders in (outside, tensors, storages, groups, extra):
             holders.clear()  # the old memory goes as soon as its tensors have moved
         for component in sorted(groups_of, key=order.index):
-            component.take(groups_of.pop(component), CHUNK_BYTES, self.is_tight, report)
+            component.intake.take(groups_of.pop(component), CHUNK_BYTES, self.is_tight, report)
         self.room.give_back()
         return wrappers
 
@@ -317,7 +318,7 @@ class Adopter:
             owner = owners[id(group.storages[0].tensors[0].tensor)]
             sizes[owner] = sizes.get(owner, 0) + rounded(group.nbytes)
         for component, nbytes in sizes.items():
-            component.expect(nbytes)
+            component.intake.expect(nbytes)
 
     def _aliases(
         self, tensors: list[torch.Tensor], storages: list[Storage], groups: list[Group], owners: dict[int, Component]

@@ -147,6 +147,15 @@ def end_lease(lease: Lease, stream: int) -> None:
     lease.end()
 
 
+def try_to_bring(region: Region, nbytes: int = 0) -> OutOfDeviceMemoryError | None:
+    """Brings memory, for so many more bytes of the region or for all of it; what is missing, if there is none."""
+    try:
+        region.restore(max_bytes=nbytes).wait()
+    except OutOfDeviceMemoryError as error:
+        return error.with_traceback(None)
+    return None
+
+
 def evict_unless_leased(region: Region, max_bytes: int = 0) -> None:
     """With the room's lock held: a cache may lease the region at any time, and then its user needs that lock."""
     if region.info()['n_leases']:

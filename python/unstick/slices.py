@@ -18,7 +18,7 @@ from torch import nn
 
 from . import entry, guards
 from ._unstick import Lease, Region
-from .room import current_stream, end_lease, evict_unless_leased
+from .room import current_stream, end_lease, evict_unless_leased, try_to_bring
 from .storages import Group
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Slices:
             info = region.info()
             missing = info['bytes'] - info['resident_bytes']
             self._drop(self.component.resident_bytes + missing - self._budget_bytes)
-            shortage = self.component.try_to_bring(region)
+            shortage = try_to_bring(region)
             if shortage is not None:
                 short = shortage.required_bytes - shortage.available_bytes
                 if not self._drop(short) and not room.make(short, self.component):

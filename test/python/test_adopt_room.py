@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 
 import unstick  # noqa: E402
-from unstick import adoption, component, room  # noqa: E402
+from unstick import adoption, intake, room  # noqa: E402
 from unstick._unstick import FaultDevice  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -56,7 +56,7 @@ def made(n=24, width=256):
 @pytest.fixture
 def acted(monkeypatch):
     monkeypatch.setattr(adoption, 'CHUNK_BYTES', 1 * MIB)
-    monkeypatch.setattr(component, 'BY_HOST_BYTES', 64 * KIB)
+    monkeypatch.setattr(intake, 'BY_HOST_BYTES', 64 * KIB)
 
     def act(card):
         monkeypatch.setattr(room.Room, 'give_back', lambda self: card.give_back(self))
@@ -127,12 +127,10 @@ def test_tight_and_short_half_way(context, acted):
 
 
 def test_groups_in_granules(monkeypatch):
-    from unstick.storages import Group
-
-    monkeypatch.setattr(component, 'BY_HOST_BYTES', 2 * KIB)
+    monkeypatch.setattr(intake, 'BY_HOST_BYTES', 2 * KIB)
     sizes = [1024, 1024, 512, 5120, 100, 1024, 512, 9000]
-    groups = [Group(0, size, []) for size in sizes]
-    chunks = list(component.in_granules(groups, 4 * KIB))
+    groups = [intake.Group(0, size, []) for size in sizes]
+    chunks = list(intake.in_granules(groups, 4 * KIB))
     assert [one for chunk, _ in chunks for one in chunk] == groups
     assert [([one.nbytes for one in chunk], coming) for chunk, coming in chunks] == [
         ([1024, 1024], 4096), ([512], 0), ([5120], 4096), ([100], 0), ([1024, 512, 9000], 12288),
@@ -218,8 +216,8 @@ def test_a_group_of_several_storages_by_host(device):
 
 def test_chunks():
     def group(nbytes):
-        return component.Group(0, nbytes, [])
+        return intake.Group(0, nbytes, [])
 
     sizes = [512, 512, 5120, 100, 1, 1024]
-    chunks = list(component.in_chunks([group(one) for one in sizes], 1024))
+    chunks = list(intake.in_chunks([group(one) for one in sizes], 1024))
     assert [[one.nbytes for one in chunk] for chunk in chunks] == [[512, 512], [5120], [100, 1], [1024]]

@@ -511,8 +511,8 @@ def test_many_that_drift_are_taken_in_at_once(device, monkeypatch):
     model = unstick.adopt(module, device=device)
     looked = []
     component = model.components['Holder']
-    real = component._vacancies
-    monkeypatch.setattr(component, '_vacancies', lambda region: looked.append(region) or real(region))
+    real = component.intake._vacancies
+    monkeypatch.setattr(component.intake, '_vacancies', lambda region: looked.append(region) or real(region))
     before = held(device)
     for name, buffer in list(module.named_buffers()):
         setattr(module, name, buffer.clone())

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Intake: how storages come into the regions of a component, with as much room as there is.
+
+Where tensors of a region have died, what has the same size takes their place. The rest comes into new regions: one, if
+there is room for all of it beside the old memory; chunks, of which each makes room for the next; or one that is filled
+granule by granule, if hardly anything may be there twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from ._unstick import BusyError, NotResidentError, OutOfDeviceMemoryError, Region, Task
+from .report import Adoption, Taken
+from .room import try_to_bring
+from .storages import Bring, Group, Place, move, move_by_host, move_out
+
+if TYPE_CHECKING:
+    from .component import Component
+
+ALIGNMENT = 512
+CHUNK_BYTES = 1 << 30
+BY_HOST_BYTES = 16 << 20
+
+def rounded(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def in_chunks(groups: list[Group], chunk_bytes: int) -> Iterator[list[Group]]:
+    """Groups in their order, as many at a time as a chunk holds; one that is larger is alone."""
+    chunk: list[Group] = []
+    nbytes = 0
+    for group in groups:
+        if chunk and nbytes + rounded(group.nbytes) > chunk_bytes:
+            yield chunk
+            chunk, nbytes = [], 0
+        chunk.append(group)
+        nbytes += rounded(group.nbytes)
+    yield chunk
+
+
+def in_granules(groups: list[Group], granule_bytes: int) -> Iterator[tuple[list[Group], int]]:
+    """Groups in their order, one behind the other in a region, with the bytes of memory that have to come for them.
+
+    By turns: those that fit into the granules that are there (0), and those that need more, at least BY_HOST_BYTES of
+    them.
+    """
+    at = there = 0
+    chunk: list[Group] = []
+    nbytes = 0
+    for group in groups:
+        if chunk and at <= there < at + rounded(group.nbytes):
+            yield chunk, 0
+            chunk, nbytes = [], 0
+        chunk.append(group)
+        nbytes += rounded(group.nbytes)
+        at += rounded(group.nbytes)
+        if at > there and nbytes >= BY_HOST_BYTES:
+            coming = -(-at // granule_bytes) * granule_bytes - there
+            yield chunk, coming
+            there += coming
+            chunk, nbytes = [], 0
+    if chunk:
+        yield chunk, max(at - there, 0)
+
+
+class Intake:
+    """The places of a component's tensors in its regions, and how more come in."""
+
+    def __init__(self, component: Component) -> None:
+        self._component = weakref.ref(component)
+        self.room = component.room
+        self.names: set[str] = set()
+        """What was adopted, by name: what drifts away under the same name comes back."""
+        self._expected: tuple[Region, Task] | None = None
+        self._old: list[tuple[StorageWeakRef, int]] = []
+        self._spans: dict[int, dict[int, int]] = {}
+        """By the address of a region: what lies or lay in it, its size by its offset."""
+
+    @property
+    def component(self) -> Component:
+        component = self._component()
+        assert component is not None  # who calls holds it
+        return component
+
+    def take(self, groups: list[Group], chunk_bytes: int, is_tight: bool, report: Adoption) -> None:
+        """Moves groups of storages into this component's regions: first where others have died, then into new ones.
+
+        With room for all of it beside the old memory: into one. Without: chunk by chunk, so that what one leaves
+        behind makes room for the next. Tight: granule by granule. Where the room is not short, torch's cache keeps the
+        old memory.
+        """
+        rest = self._reuse(list(groups), report)
+        groups.clear()
+        if not rest:
+            return
+        expected = self._come(sum(rounded(group.nbytes) for group in rest))
+        if expected is not None:
+            self._fill(expected, rest, report)
+            return
+        parts = self.component.slices.cut(rest)
+        if len(parts) > 1:
+            for part in parts:
+                region = self._take_tightly(part.groups, report) if is_tight else self._take(part.groups, report)
+                if part.blocks:
+                    self.component.slices.add(region, part.blocks)
+            self.room.give_back()
+            self.component.slices.leave_room()
+            return
+        if is_tight:
+            self._take_tightly(rest, report)
+        elif self._take_if_room(rest, report):
+            return
+        else:
+            for chunk in in_chunks(rest, chunk_bytes):
+                self._take(chunk, report)
+        self.room.give_back()
+        if any(region.state != 'resident' for region in self.component.regions):
+            with suppress(OutOfDeviceMemoryError):  # then a call brings it back
+                self.component.restore_regions()
+
+    def expect(self, nbytes: int) -> None:
+        """Begins to bring memory for so much, if all of it fits beside all else; take() uses it if it is what comes."""
+        component = self.component
+        if not component.regions and self.room.has_room(nbytes) and component.slices.is_plenty(nbytes):
+            region = Region(self.room.device, component.name, nbytes)
+            self._expected = region, region.restore()
+
+    def expect_nothing(self) -> None:
+        if self._expected is not None:
+            region, task = self._expected
+            self._expected = None
+            with suppress(OutOfDeviceMemoryError):
+                task.wait()
+            region.release().wait()
+
+    def _come(self, nbytes: int) -> Region | None:
+        """The region that was expected, if it has the memory that is needed."""
+        if self._expected is not None:
+            region, task = self._expected
+            with suppress(OutOfDeviceMemoryError):
+                task.wait()
+                if region.info()['bytes'] == nbytes:
+                    self._expected = None
+                    return region
+            self.expect_nothing()
+        return None
+
+    def _region(self, groups: list[Group]) -> Region:
+        """A region for all of the groups; it has no memory yet."""
+        return Region(self.room.device, self.component.name, sum(rounded(group.nbytes) for group in groups))
+
+    def _take_if_room(self, groups: list[Group], report: Adoption) -> bool:
+        """Moves groups into one region if there is room for it beside them, and nobody has to leave."""
+        if not self.room.has_room(sum(rounded(group.nbytes) for group in groups)):
+            return False
+        region = self._region(groups)
+        if try_to_bring(region) is not None:
+            return False
+        self._fill(region, groups, report)
+        return True
+
+    def _take(self, groups: list[Group], report: Adoption) -> Region:
+        """Moves groups into one region, for which others make room; by the host, if that is not enough."""
+        region = self._region(groups)
+        is_short = self._shortage(region) is not None
+        self._fill(region, groups, report, functools.partial(self._bring_for_old, region) if is_short else None)
+        return region
+
+    def _take_tightly(self, groups: list[Group], report: Adoption) -> Region:
+        """Moves groups into one region whose memory comes a granule at a time, when that of what goes there has gone.
+
+        What fits into the granules that are there moves on the device, what needs another one waits on the host.
+        """
+        region = self._region(groups)
+        info, device = region.info(), self.room.device.info()
+        if info['bytes'] > device['limit_bytes'] - device['sentinel_bytes']:
+            self._bring(region)  # it never will: said before anything has moved
+        self._spans[region.address] = {}
+        try:
+            for chunk, coming_bytes in in_granules(groups, info['granule_bytes']):
+                bring = functools.partial(self._bring_for_old, region, coming_bytes) if coming_bytes else None
+                self._move([(group, region.alloc(group.nbytes)) for group in chunk], region, report, bring)
+        finally:
+            # After a failure some are in it, and the others where they were.
+            if self._spans[region.address]:
+                self.component.own(region)
+            else:
+                del self._spans[region.address]
+        return region
+
+    def _fill(self, region: Region, groups: list[Group], report: Adoption, bring: Bring | None = None) -> None:
+        self._spans[region.address] = {}
+        n_taken = len(report.taken)
+        try:
+            self._move([(group, region.alloc(group.nbytes)) for group in groups], region, report, bring)
+        except BaseException:
+            # Half a region could not come back by itself: all of it goes where it came from.
+            move_out(region, self.room.torch_device)
+            del report.taken[n_taken:], self._spans[region.address]
+            raise
+        self.component.own(region)  # not before: an eviction that another thread asks for must not find it half filled
+
+    def _shortage(self, region: Region, nbytes: int = 0) -> OutOfDeviceMemoryError | None:
+        """Brings memory for a new region, at the cost of whatever can go; what is missing, if that is not enough.
+
+        torch's cache goes first, then others, and then what came of this very component before: its contents are in
+        its backup.
+        """
+        shortage = try_to_bring(region, nbytes)
+        for remedy in (self.room.make, self._make_of_own):
+            while shortage is not None and remedy(shortage.required_bytes - shortage.available_bytes, self.component):
+                shortage = try_to_bring(region, nbytes)
+        return shortage
+
+    def _make_of_own(self, nbytes: int, _: Component) -> bool:
+        return self.component.evict_regions(nbytes) > 0
+
+    def _bring(self, region: Region, nbytes: int = 0) -> None:
+        shortage = self._shortage(region, nbytes)
+        if shortage is not None:
+            try:
+                raise shortage
+            finally:
+                del shortage  # it holds this frame, which holds it
+
+    def _bring_for_old(self, region: Region, nbytes: int = 0) -> None:
+        """As _bring(), where the old memory has just gone to torch's cache: it makes way before any other is taken."""
+        self.room.give_back()
+        self._bring(region, nbytes)
+
+    def _reuse(self, groups: list[Group], report: Adoption) -> list[Group]:
+        """Moves what fits exactly where others have died; the rest."""
+        for region in self.component.regions:
+            sizes = self._spans.get(region.address, {}).values()
+            if region.state != 'resident' or not any(rounded(group.nbytes) in sizes for group in groups):
+                continue
+            places: list[Place] = []
+            rest: list[Group] = []
+            with suppress(BusyError, NotResidentError), region.lease():  # nothing of it is taken away meanwhile
+                vacant = self._vacancies(region)
+                for group in groups:
+                    offsets = vacant.get(rounded(group.nbytes))
+                    if offsets:
+                        places.append((group, offsets.pop()))
+                    else:
+                        rest.append(group)
+                if places:
+                    self._move(places, region, report)
+                groups = rest
+        return groups
+
+    def _vacancies(self, region: Region) -> dict[int, list[int]]:
+        """By size, where tensors have died, and memory is left as others share its granules."""
+        info, tensors = region.info(), region.tensors()
+        granule = info['granule_bytes']
+        live = sorted(offset for offset, _ in tensors)
+        held = {index for at, nbytes in tensors for index in range(at // granule, -(-(at + nbytes) // granule))}
+        vacant: dict[int, list[int]] = {}
+        for offset, nbytes in self._spans[region.address].items():
+            following = bisect_left(live, offset)
+            if following < len(live) and live[following] < offset + nbytes:
+                continue
+            if not info['n_dead'] or held.issuperset(range(offset // granule, -(-(offset + nbytes) // granule))):
+                vacant.setdefault(nbytes, []).append(offset)
+        return vacant
+
+    def _move(self, places: list[Place], region: Region, report: Adoption, bring: Bring | None = None) -> None:
+        """Moves groups to their places; with `bring` by the host, and memory comes when theirs has gone."""
+        old = [(StorageWeakRef(one.storage), one.nbytes) for group, _ in places for one in group.storages]
+        if bring is not None:
+            move_by_host(places, region, self.room.torch_device, bring)
+        else:
+            move(places, region, self.room.torch_device)
+        spans = self._spans[region.address]
+        for group, offset in places:
+            spans[offset] = rounded(group.nbytes)
+            names = tuple(found.name for found in group.tensors)
+            self.names.update(names)
+            report.taken.append(Taken(self.component.name, group.name, names, group.nbytes))
+            group.storages.clear()
+        self._old += old
+
+    @property
+    def still_held_bytes(self) -> int:
+        """Old memory of adopted tensors that something outside Python's sight still refers to."""
+        self._old = [(ref, nbytes) for ref, nbytes in self._old if not ref.expired()]
+        return sum(nbytes for _, nbytes in self._old)
+
+    def forget(self, region: Region) -> None:
+        """A region that is the component's no more."""
+        self._spans.pop(region.address, None)
