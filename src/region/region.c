@@ -124,8 +124,7 @@ static void region_end_granule(struct unstick_region *region, uint32_t index, bo
         usk_physical_unref(region->dev, granule->physical, false, NULL);
     else if (granule->physical)
         usk_physical_poison(region->dev, granule->physical);
-    usk_blob_unref(granule->blob);
-    *granule = (struct usk_granule){ .is_bare = true };
+    *granule = (struct usk_granule){ .blob = granule->blob, .is_bare = true };
 }
 
 static bool region_has_physical(const struct unstick_region *region)
@@ -188,6 +187,8 @@ static enum usk_reap region_end(struct unstick_region *region, uint64_t deadline
         if (usk_clock_now_ns() > deadline_ns)
             return USK_REAP_MORE;
     }
+    for (uint32_t i = 0; i < region->n_reserved; i++)
+        usk_blob_unref(region->granules[i].blob);
     /* Addresses with something left in them stay reserved for the life of the process. */
     if (!region->has_leftovers)
         ops->unreserve(region->dev->driver, region->address, region->reserve_bytes, NULL);

@@ -20,6 +20,7 @@ struct usk_blob {
     bool is_filled;               /* holds the contents of a granule as they were at some moment */
     bool has_hash;
     uint64_t hash;                /* of the blob's own bytes */
+    struct usk_blob *next;        /* of those that a task is to give up */
 };
 
 enum usk_place {

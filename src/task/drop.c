@@ -2,6 +2,9 @@
 /*
  * Discard, revoke and release: contents and backups go, the addresses stay and lead to the sentinel. A discarded
  * region can be filled again, a revoked or released one cannot.
+ *
+ * Device memory goes first, all of it. Host memory is given back by the store's own threads, and while the driver undoes
+ * a registration of theirs a call of ours may have to wait.
  */
 #include "task/task.h"
 
@@ -20,11 +23,25 @@ static int drop_one(struct unstick_task *task, uint32_t index, bool to_spare)
             return r;
         task->result.done_bytes += usk_region_granule_bytes(task->region, index);
     }
-    usk_blob_unref(granule->blob);
-    granule->blob = NULL;
+    if (granule->blob) {
+        granule->blob->next = task->dropped;
+        task->dropped = granule->blob;
+        granule->blob = NULL;
+    }
     if (granule->place != USK_PLACE_POISONED)
         granule->place = USK_PLACE_EMPTY;
     return UNSTICK_OK;
+}
+
+/* Gives up the backups of all that has gone. */
+static void drop_backups(struct unstick_task *task)
+{
+    while (task->dropped) {
+        struct usk_blob *blob = task->dropped;
+
+        task->dropped = blob->next;
+        usk_blob_unref(blob);
+    }
 }
 
 /* A failure of one granule does not keep the others. True when all were tried. */
@@ -35,8 +52,10 @@ static bool drop_work(struct unstick_task *task, struct usk_step *step)
     for (unsigned int n_moves = 0; n_moves < USK_TASK_MOVES_PER_STEP; task->cursor++) {
         int r;
 
-        if (task->cursor == task->region->n_reserved)
+        if (task->cursor == task->region->n_reserved) {
+            drop_backups(task);
             return true;
+        }
         if (task->region->granules[task->cursor].physical) {
             if (!usk_step_may_call(step, task->region->dev, "take"))
                 return false;

@@ -197,6 +197,7 @@ struct unstick_task {
     bool *has_come;                    /* load, restore: granules that this task brought */
     enum usk_verdict *verdicts;        /* backup, evict: one per granule */
     uint64_t *hashes;                  /* backup, evict: taken before the copy */
+    struct usk_blob *dropped;          /* discard, revoke, release: backups that go when the device memory has gone */
     uint32_t take_cursor, n_left;      /* evict: where to look for clean granules, and how many are to go */
     struct usk_hash_batch batches[2];
 };

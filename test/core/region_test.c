@@ -5,7 +5,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/os.h"
 #include "fixture.h"
+#include "store/store_private.h"
 
 #define MODEL_BYTES (20 * GRANULE + 12345)
 
@@ -756,6 +758,30 @@ static void test_end_waits_for_the_device(void **state)
     }
 }
 
+/* Host memory goes when all device memory has gone: the driver undoes registrations slowly, and lets others wait. */
+static void test_backups_go_last(void **state)
+{
+    struct fixture *fixture = *state;
+    struct usk_fault_script counting = { .op_mask = UINT64_C(1) << USK_FAULT_UNREGISTER };
+    struct unstick_region *region = region_new(fixture, 20 * GRANULE);
+    struct unstick_task *task;
+
+    fixture->dev->store->piece_bytes = GRANULE; /* as it is with granules of 64 MiB */
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(region, unstick_region_backup, NULL, NULL), UNSTICK_OK);
+    usk_fault_set(fixture->fault, &counting);
+    assert_int_equal(unstick_region_release(region, NULL, &task, NULL), UNSTICK_OK);
+    while (fixture_info(region).resident_bytes) {
+        assert_int_equal(usk_fault_n_calls(fixture->fault), 0);
+        unstick_task_step(task, 0);
+        usk_os_pause_us(2000); /* for the store's threads */
+    }
+    assert_int_equal(fixture_step_to_end(fixture, task, NULL), UNSTICK_OK);
+    unstick_task_free(task);
+    unstick_region_unref(region);
+    usk_fault_set(fixture->fault, NULL);
+}
+
 /* What is used again and again and never evicted keeps a few fences, not one for each use. */
 static void test_fences_do_not_pile_up(void **state)
 {
@@ -855,6 +881,7 @@ int main(void)
         CASE(test_keep_on_a_driver_that_fails),
         CASE(test_end_waits_for_the_device),
         CASE(test_fences_do_not_pile_up),
+        CASE(test_backups_go_last),
         CASE(test_end_while_capturing),
         CASE(test_left_open),
     };
