@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What an eviction asks of the driver for each granule: unmap it, map the sentinel in its place, release the memory.
- * Measured without the library around it, to see what other ways would cost: releases on a thread of their own, and a
- * sentinel of half the size, mapped twice. The slowest single call is reported with its name: no step can be shorter.
+ * Measured without the library around it, to see what other ways would cost: releases on a thread of their own, a
+ * sentinel of half the size, mapped twice, and registrations of host memory that are undone meanwhile. The slowest
+ * single call is reported with its name: no step can be shorter.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -134,6 +135,19 @@ static int vmm_half_sentinel(struct bench *bench, void *userdata, double *ret_s,
     return vmm_alone(bench, state, state->half, bench->granule_bytes / 2, ret_s, error);
 }
 
+/* The same while the store's threads give registered host memory back, of which there is as much. */
+static int vmm_beside_unpinning(struct bench *bench, void *userdata, double *ret_s, struct unstick_error *error)
+{
+    struct bench_vmm *state = userdata;
+    struct usk_arena *arena = NULL;
+    int r = bench_arena_new(bench, &arena, error);
+
+    if (r < 0)
+        return r;
+    bench_arena_free(bench, arena);
+    return vmm_alone(bench, state, state->whole, bench->granule_bytes, ret_s, error);
+}
+
 static int vmm_two_threads(struct bench *bench, void *userdata, double *ret_s, struct unstick_error *error)
 {
     struct bench_vmm *state = userdata;
@@ -187,14 +201,26 @@ int bench_vmm(struct bench *bench, struct unstick_error *error)
         .ours = vmm_half_sentinel,
         .theirs = vmm_one_thread,
     };
+    const struct bench_case unpinning = {
+        .name = "take-unpinning",
+        .what = "the same on one thread, while others give as much registered host memory back",
+        .reference = "while nobody does",
+        .ours = vmm_beside_unpinning,
+        .theirs = vmm_one_thread,
+    };
+    const char *reason = bench->is_host ? "a driver's work; there is none" : "the granule has no half";
+    const struct bench_case *cases[] = { &threads, &halves, &unpinning };
     struct bench_vmm state = { 0 };
-    int r = UNSTICK_OK;
+    bool is_wanted = false;
+    int r;
 
-    if (!bench_is_wanted(bench, threads.name) && !bench_is_wanted(bench, halves.name))
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        is_wanted |= bench_is_wanted(bench, cases[i]->name);
+    if (!is_wanted)
         return UNSTICK_OK;
     if (bench->is_host || bench->granule_bytes % (2 * bench->driver->caps.granularity_bytes)) {
-        bench_skip(bench, &threads, bench->is_host ? "a driver's work; there is none" : "the granule has no half");
-        bench_skip(bench, &halves, bench->is_host ? "a driver's work; there is none" : "the granule has no half");
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+            bench_skip(bench, cases[i], reason);
         return UNSTICK_OK;
     }
     r = bench_buffer_new(bench, true, &state.buffer, error);
@@ -202,10 +228,8 @@ int bench_vmm(struct bench *bench, struct unstick_error *error)
         r = bench->driver->ops->create(bench->driver, bench->granule_bytes, &state.whole, error);
     if (r == UNSTICK_OK)
         r = bench->driver->ops->create(bench->driver, bench->granule_bytes / 2, &state.half, error);
-    if (r == UNSTICK_OK)
-        r = bench_case_run(bench, &threads, &state, error);
-    if (r == UNSTICK_OK)
-        r = bench_case_run(bench, &halves, &state, error);
+    for (size_t i = 0; r == UNSTICK_OK && i < sizeof(cases) / sizeof(cases[0]); i++)
+        r = bench_case_run(bench, cases[i], &state, error);
     vmm_close(bench, &state);
     return r;
 }

@@ -35,7 +35,7 @@ static const char *const names[] = {
     "load-pinned",     "load-file",   "load-cold",   "restore-file",
     "evict-unchanged", "evict-first", "evict-dirty", "restore-pinned",
     "restore-at-once", "switch",      "take-apart",  "take-half",
-    "beside-backup",   "beside-evict",
+    "take-unpinning",  "beside-backup", "beside-evict",
 };
 #define N_NAMES (sizeof(names) / sizeof(names[0]))
 
