@@ -233,7 +233,8 @@ class Bench(case.Case):
         for result in results:
             if "skipped" in result:
                 # The folder of the test may be one that lives in memory.
-                self.assertIn(result["case"], ("load-cold", "take-apart", "take-half", "take-unpinning", "beside-backup", "beside-evict"))
+                self.assertIn(result["case"], ("load-cold", "take-apart", "take-half", "take-unpinning",
+                                               "beside-backup", "beside-evict"))
                 continue
             for side in (result["ours"], result["reference"]):
                 self.assertEqual(len(side["samples_ms"]), 20)
