@@ -69,6 +69,8 @@ int usk_os_reserve(uint64_t bytes, uint64_t align, void **ret_address, struct un
 /* Maps a range of shared memory over reserved addresses; is_writable as named. */
 int usk_os_map_shm(void *address, uint64_t bytes, int fd, uint64_t offset, bool is_writable,
                    struct unstick_error *error);
+/* Gives pages back that nobody has pinned. The addresses stay: what is read there is zero, a write takes new pages. */
+void usk_os_forget(void *address, uint64_t bytes);
 /* Takes what is mapped there away and leaves reserved addresses. */
 int usk_os_unmap_to_reserve(void *address, uint64_t bytes, struct unstick_error *error);
 int usk_os_unmap(void *address, uint64_t bytes, struct unstick_error *error);

@@ -205,6 +205,11 @@ int usk_os_map_shm(void *address, uint64_t bytes, int fd, uint64_t offset, bool 
     return UNSTICK_OK;
 }
 
+void usk_os_forget(void *address, uint64_t bytes)
+{
+    madvise(address, bytes, MADV_DONTNEED);
+}
+
 int usk_os_unmap_to_reserve(void *address, uint64_t bytes, struct unstick_error *error)
 {
     if (mmap(address, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)

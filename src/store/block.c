@@ -59,9 +59,11 @@ static void block_give_back(struct usk_block *block, bool is_pinned)
     if (block->address) {
         if (is_pinned)
             r = usk_store_unregister(store, block->address, block->bytes, &error);
-        /* What the device may still write to must not become somebody else's memory. */
+        /* What the device may still write to must not become somebody else's memory: the addresses are left over. */
         if (r >= 0)
             r = usk_os_unmap(block->address, block->bytes, &error);
+        else
+            usk_os_forget(block->address, block->bytes);
     }
 
     block_lock(block);
