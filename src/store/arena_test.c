@@ -558,6 +558,7 @@ static void test_what_the_device_keeps_stays_mapped(void **state)
     PENDING(usk_arena_get(arena, 0, &f->error));
     OK(arena_wait(f, arena, 0));
     data = usk_arena_data(arena, 0);
+    data[0] = 1;
     f->recorder.unregister_fails_at = 1;
     usk_arena_put(arena, 0);
     fixture_settle(f);
@@ -566,7 +567,9 @@ static void test_what_the_device_keeps_stays_mapped(void **state)
     assert_int_equal(f->budget.leaked_bytes, PIECE);
     assert_int_equal(f->recorder.n_lines, 1);
     assert_non_null(strstr(f->recorder.last_line, "told to fail"));
+    /* Its addresses are there, and can be written to; its pages have gone. */
     assert_int_equal(mincore(data, 4096, &present), 0);
+    assert_int_equal(data[0], 0);
     data[0] = 1;
 
     /* The piece itself can be had again, elsewhere. */
