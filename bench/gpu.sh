@@ -52,9 +52,9 @@ lean() {
 
 # Full size is what fits no small card: FLUX with T5 in 8-bit and in 4-bit, 17 and 10.6 GiB.
 if [ "$size" = full ]; then
-    scale=1 few=8 one=18GiB both=24GiB small=3GiB eight=17GiB four=10.6GiB pinned=2GiB
+    scale=1 few=8 one=18GiB both=24GiB small=3GiB eight=17GiB four=10.6GiB few_gib=4GiB pinned=2GiB
 else
-    scale=256 few=256 one=96MiB both=112MiB small=96MiB eight=64MiB four=40MiB pinned=64MiB
+    scale=256 few=256 one=96MiB both=112MiB small=96MiB eight=64MiB four=40MiB few_gib=64MiB pinned=64MiB
 fi
 
 # synth NAME SCALE
@@ -84,7 +84,7 @@ part_tests() {
     cuda:*)
         run conformance "$build/test/conformance/conformance-cuda"
         run driver "$build/test/conformance/conformance-driver"
-        for name in stray region stress lost fault; do
+        for name in stray region step stress lost fault; do
             UNSTICK_TEST_DEVICE=$device run "core-$name" "$build/test/core/core-$name-test"
         done
         ;;
@@ -116,6 +116,9 @@ part_switch() {
 part_bench() {
     run bench-8bit "$unstick" bench --device "$device" --size "$eight" --runs 20 --dir "$models" --json --only \
         link-up,link-down,hash,evict-unchanged,evict-first,evict-dirty,restore-pinned,restore-at-once,switch
+    # A backup is made and given back in each run.
+    run bench-take "$unstick" bench --device "$device" --size "$few_gib" --runs 20 --json --only \
+        take-apart,take-half,take-unpinning
     run bench-beside "$unstick" bench --device "$device" --size "$eight" --runs 20 --json --only \
         beside-backup,beside-evict
     run bench-file "$unstick" bench --device "$device" --size "$eight" --runs 20 --dir "$models" --json --only \
