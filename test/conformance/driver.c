@@ -22,6 +22,8 @@
 #include "base/clock.h"
 
 #define EXIT_SKIP 77
+#define LOCATION_TYPE_HOST_NUMA 3 /* CUDA 12.2 */
+#define HOST_HANDLE_RUNS 20
 
 struct driver_calls cu;
 
@@ -324,6 +326,50 @@ static void check_free_memory(void)
     fact_refused(cu.cuMemCreate(&handle, unit / 2, &prop, 0), "half the granularity cannot be created");
 }
 
+/* Whether host memory can lie under device addresses: where only mistakes are read and written it would do. */
+static void check_host_handles(void)
+{
+    const struct usk_cu_mem_prop host = { .type = USK_CU_MEM_ALLOCATION_TYPE_PINNED,
+                                          .location = { .type = LOCATION_TYPE_HOST_NUMA } };
+    static const char *const calls[3] = { "mapping", "giving access", "unmapping" };
+    uint64_t bytes = 64 * MIB, before = free_bytes(), took_ns[3] = { 0 }, start_ns;
+    usk_cu_result result = USK_CU_SUCCESS;
+    usk_cu_ptr address = driver_reserve(bytes);
+    unsigned char back[16] = { 0 };
+    usk_cu_handle handle;
+
+    result = cu.cuMemCreate(&handle, bytes, &host, 0);
+    seen(result, "64 MiB of host memory as a handle, %lld bytes of the device", (long long)(before - free_bytes()));
+    for (int i = 0; i < HOST_HANDLE_RUNS && result == USK_CU_SUCCESS; i++) {
+        start_ns = usk_clock_now_ns();
+        result = cu.cuMemMap(address, bytes, 0, handle, 0);
+        took_ns[0] += usk_clock_now_ns() - start_ns;
+        if (result != USK_CU_SUCCESS) {
+            seen(result, "host memory mapped at device addresses");
+            break;
+        }
+        start_ns = usk_clock_now_ns();
+        result = cu.cuMemSetAccess(address, bytes, &read_write, 1);
+        took_ns[1] += usk_clock_now_ns() - start_ns;
+        if (i == 0)
+            seen(result, "access of the device to it, %lld bytes of the device", (long long)(before - free_bytes()));
+        if (i == 0 && result == USK_CU_SUCCESS) {
+            MUST(cu.cuMemsetD8Async(address, 0xFF, bytes, USK_CU_STREAM_LEGACY));
+            MUST(cu.cuMemcpyDtoHAsync(back, address + bytes - sizeof(back), sizeof(back), USK_CU_STREAM_LEGACY));
+            seen(cu.cuStreamSynchronize(USK_CU_STREAM_LEGACY), "filled by the device; its last byte is %#x", back[15]);
+        }
+        start_ns = usk_clock_now_ns();
+        MUST(cu.cuMemUnmap(address, bytes));
+        took_ns[2] += usk_clock_now_ns() - start_ns;
+    }
+    if (result == USK_CU_SUCCESS) {
+        for (int i = 0; i < 3; i++)
+            printf("seen   %s of it takes %.1f us\n", calls[i], (double)took_ns[i] / 1e3 / HOST_HANDLE_RUNS);
+        MUST(cu.cuMemRelease(handle));
+    }
+    MUST(cu.cuMemAddressFree(address, bytes));
+}
+
 void *driver_map_host(uint64_t bytes, int protection, int flags, int fd)
 {
     void *memory = mmap(NULL, bytes, protection, flags, fd, 0);
@@ -456,6 +502,7 @@ int main(int argc, char **argv)
     check_mappings();
     check_access();
     check_free_memory();
+    check_host_handles();
     check_registration();
     check_files(device);
     check_fences();
