@@ -11,7 +11,11 @@ read on its own cannot be guarded: it reads as NaN (or -1) while it is evicted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from collections.abc import Callable
+from functools import partial
+from inspect import getattr_static
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -45,18 +49,28 @@ class Guard(_unstick.Guard):
     __slots__ = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        module = self.module()
         if self.name == 'forward':
             with self.component.use('forward'):
-                assert module is not None
-                return module.forward(*args, **kwargs)
+                return self._behind()(*args, **kwargs)
         self.component.come_back(self.name)
-        is_own = hasattr(self, 'previous') or hasattr(type(module), '__deepcopy__')
-        if self.name == '__deepcopy__' and not is_own:
-            import copy
+        return self._behind()(*args, **kwargs)
 
-            return copy.deepcopy(module, *args, **kwargs)
-        return getattr(module, self.name)(*args, **kwargs)
+    def _behind(self) -> Callable[..., Any]:
+        """What it stands before. Not what the module has under that name, which may be this guard, or call it.
+
+        Guards stay while a call holds the component and another thread waits to evict it; whoever wrapped the method
+        meanwhile holds the guard; and a module that was taken out of the component has its guards still.
+        """
+        module = self.module()
+        assert module is not None
+        if self.component.is_guarded_with_forward is None and vars(module).get(self.name) is self:
+            _take(self.component, module)
+        if hasattr(self, 'previous'):
+            return cast(Callable[..., Any], self.previous)
+        method = getattr_static(type(module), self.name, None)
+        if method is None:  # torch.nn.Module has no __deepcopy__
+            return partial(copy.deepcopy, module)
+        return cast(Callable[..., Any], method.__get__(module, type(module)))
 
 
 def install(component: Component, with_forward: bool = True) -> None:
@@ -76,5 +90,9 @@ def remove(component: Component) -> None:
     if module is None or component.is_guarded_with_forward is None:
         return
     component.is_guarded_with_forward = None
+    _take(component, module)
+
+
+def _take(component: Component, module: nn.Module) -> None:
     parts = modules(module)
     guards_take(component, parts, names_of(parts, True))

@@ -4,6 +4,8 @@
 import copy
 import io
 import pickle
+import threading
+import time
 
 import pytest
 
@@ -132,3 +134,62 @@ def test_a_method_of_the_instance_survives(device):
     assert module.to('cpu') == 'mine'
     assert model.is_resident
     assert module.__dict__['to']('cpu') == 'mine'
+
+
+def test_a_method_that_is_wrapped_while_it_is_away(device):
+    """As monkey patches and the caches of diffusers do: what they hold is the guard."""
+    module, model, expected = adopted(device)
+    forward, state_dict = module[0].forward, module[0].state_dict
+    module[0].forward = lambda *args: forward(*args)
+    module[0].state_dict = lambda *args, **kwargs: state_dict(*args, **kwargs)
+    x = torch.rand(1, 16)
+    for _ in range(2):
+        assert torch.equal(module[0](x), torch.nn.functional.linear(x, expected, module[0].bias))
+        model.evict()
+        assert torch.equal(module.state_dict()['0.weight'], expected)
+        model.evict()
+
+
+def test_a_module_that_is_taken_out_while_it_is_away(device):
+    module, model, expected = adopted(device)
+    part, module[0] = module[0], nn.Identity()
+    model.restore()
+    x = torch.rand(1, 16)
+    assert torch.equal(part(x), torch.nn.functional.linear(x, expected, part.bias))
+    assert torch.equal(part.state_dict()['weight'], expected)
+    assert torch.equal(copy.deepcopy(part).weight, expected)
+
+
+def test_an_eviction_that_waits_lets_the_call_go_on(device):
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(16, 16), nn.Sequential(nn.Linear(16, 16))
+
+        def forward(self, x):
+            x = self.first(x)
+            begun.set()
+            go_on.wait(10)
+            return self.last(x)
+
+    module, x = Slow().requires_grad_(False), torch.rand(1, 16)
+    go_on.set()
+    expected = module(x)
+    begun.clear()
+    go_on.clear()
+    model = unstick.adopt(module, device=device)
+    results = []
+    call = threading.Thread(target=lambda: results.append(module(x)))
+    call.start()
+    assert begun.wait(10)
+    eviction = threading.Thread(target=model.evict)
+    eviction.start()
+    while 'forward' not in vars(module.last[0]):
+        time.sleep(0.001)
+    go_on.set()
+    call.join(10)
+    eviction.join(10)
+    assert torch.equal(results[0], expected)
+    assert device.info()['resident_bytes'] == 0
