@@ -319,7 +319,8 @@ class Component:
 
     def end_use(self, use: _Use) -> None:
         with self.room.lock:
-            self._uses[:] = [one for one in self._uses if one is not use]
+            with suppress(ValueError):
+                self._uses.remove(use)
             self.last_used = time.monotonic()
             self._end_leases()
 
@@ -370,16 +371,15 @@ class Component:
 
     def _forget_broken_uses(self) -> None:
         """A KeyboardInterrupt leaves no word behind: a use whose call is on no stack any more has ended."""
-        if self._uses:
-            frames = sys._current_frames()
-            running = []
-            for use in self._uses:
-                if use.is_running(frames):
-                    running.append(use)
-            del frames  # this frame is among them: a cycle that would keep what all callers hold
-            self._uses[:] = running
-        if not self._uses and self._leases:
-            self._end_leases()
+        with self.room.lock:  # a call that begins or ends meanwhile is on other stacks than those looked at
+            if self._uses:
+                frames = sys._current_frames()
+                for use in list(self._uses):
+                    if not use.is_running(frames):
+                        self._uses.remove(use)
+                del frames  # this frame is among them: a cycle that would keep what all callers hold
+            if not self._uses and self._leases:
+                self._end_leases()
 
 
 class Eviction:

@@ -2,6 +2,7 @@
 """Components come back when they are called, make room for one another, and stay what a compiler saw."""
 
 import gc
+import sys
 import threading
 import time
 
@@ -136,6 +137,75 @@ def test_drift_during_a_call_is_taken_in_when_it_has_ended(device):
     assert held(device) == 0
     model.restore()
     assert torch.equal(module.weight, torch.full((1 << 16,), 2.0))
+
+
+class Waiting(nn.Module):
+    """Says when a call of it has begun, and ends when it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1 << 16), requires_grad=False)
+
+    def forward(self, begun, go_on):
+        begun.set()
+        go_on.wait(10)
+        return self.weight.sum().item()
+
+
+class Call(threading.Thread):
+    """A call of Waiting, or of what takes the same, on a thread of its own."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.begun, self.go_on, self.results = threading.Event(), threading.Event(), []
+        self.module = module
+
+    def run(self):
+        self.results.append(self.module(self.begun, self.go_on))
+
+    def finish(self):
+        self.go_on.set()
+        self.join(10)
+        return self.results
+
+
+def test_a_call_that_begins_while_somebody_looks_is_no_broken_one(device, monkeypatch):
+    module = Waiting()
+    model = unstick.adopt(module, device=device)
+    component = model.components['Waiting']
+    first, second = Call(module), Call(module)
+    current_frames = sys._current_frames
+
+    def frames():
+        found = current_frames()
+        if second.ident is None:
+            second.start()
+            second.begun.wait(0.2)
+        return found
+
+    first.start()
+    assert first.begun.wait(10)
+    monkeypatch.setattr(sys, '_current_frames', frames)
+    model.report()
+    assert second.begun.wait(10)
+    first.finish()
+    assert component.is_in_use
+    assert [region.info()['n_leases'] for region in component.regions] == [1]
+    assert second.finish() == [1 << 16]
+    assert not component.is_in_use
+
+
+def test_evictions_beside_calls(device):
+    module = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4))).requires_grad_(False)
+    x = torch.rand(1, 64)
+    expected = module(x)
+    model = unstick.adopt(module, device=device)
+    calls = threading.Thread(target=lambda: found.extend(torch.equal(module(x), expected) for _ in range(200)))
+    found = []
+    calls.start()
+    while calls.is_alive():
+        model.evict()
+    assert found == [True] * 200
 
 
 def test_evicting_from_inside_the_own_call_is_an_error(device):
