@@ -206,7 +206,8 @@ class Component:
 
     def refuse_from_inside(self, operation: str) -> None:
         """A thread cannot wait for its own call to end."""
-        if any(use.thread == threading.get_ident() for use in self._live_uses()):
+        self._forget_broken_uses()
+        if self._is_mine():
             reason = f'{self.name} is in use by this very thread: it cannot leave from inside its own call'
             raise busy(reason, operation)
 
@@ -265,6 +266,8 @@ class Component:
 
     def _try_to_enter(self, module: nn.Module | None, operation: str) -> bool:
         with self.room.lock:
+            if module is None and self.slices.is_streaming and not self._is_mine():
+                return False  # all of it is wanted, and another thread's call has it come block by block: that ends
             # What is leased is resident, and its guards are gone.
             if not self._leases and not self.slices.is_streaming and not self._begin_to_stream(module):
                 self.come_back(operation)
@@ -287,15 +290,21 @@ class Component:
         """True if the call that begins is the component's own, and all of it together would not fit."""
         if not self.slices or module is not self.module or self.guard == 'raise' or current_stream(self.room) is None:
             return False
+        if self._uses:
+            return False  # a cache has leased all of it
         self.check_usable('forward')
         if not self.slices.begin():
             return False
-        now = reading(self.room.device)
-        if now is not None:
-            self.working.begin(now)
-        for one in self.closure():
-            if one is not self:
-                self.room.bring(one)
+        try:
+            now = reading(self.room.device)
+            if now is not None:
+                self.working.begin(now)
+            for one in self.closure():
+                if one is not self:
+                    self.room.bring(one)
+        except BaseException:
+            self.slices.end()
+            raise
         return True
 
     def leave(self, module: nn.Module | None) -> None:
@@ -365,20 +374,20 @@ class Component:
             end_lease(self._leases[-1], stream)
             self._leases.pop()
 
-    def _live_uses(self) -> list[_Use]:
-        self._forget_broken_uses()
-        return self._uses
+    def _is_mine(self) -> bool:
+        return any(use.thread == threading.get_ident() for use in self._uses)
 
     def _forget_broken_uses(self) -> None:
         """A KeyboardInterrupt leaves no word behind: a use whose call is on no stack any more has ended."""
         with self.room.lock:  # a call that begins or ends meanwhile is on other stacks than those looked at
-            if self._uses:
+            if self._uses or self.slices.is_in_use:
                 frames = sys._current_frames()
+                self.slices.forget_broken_uses(frames)
                 for use in list(self._uses):
                     if not use.is_running(frames):
                         self._uses.remove(use)
                 del frames  # this frame is among them: a cycle that would keep what all callers hold
-            if not self._uses and self._leases:
+            if not self._uses and (self._leases or self.slices.is_streaming):
                 self._end_leases()
 
 

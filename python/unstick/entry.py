@@ -39,14 +39,18 @@ class _Hook:
 
 
 class _CallHook(_Hook):
-    def __init__(self, component: Component) -> None:
+    def __init__(self, component: Component, compiled: nn.Module | None = None) -> None:
         self.component = component
+        self.compiled = compiled
+        """What a wrapper of torch.compile() stands for."""
 
 
 class Before(_CallHook):
     def __call__(self, module: nn.Module, args: Any) -> None:
         if not torch.compiler.is_compiling():
             self.component.enter(module)
+            if self.compiled is not None:
+                self.component.slices.enter_all(self.compiled, module)
 
 
 class After(_CallHook):
@@ -58,6 +62,8 @@ class After(_CallHook):
             node.metadata.setdefault('unstick', []).append(_Held(self.component))
         if isinstance(sys.exception(), torch.OutOfMemoryError):
             self.component.working.fail()
+        if self.compiled is not None:
+            self.component.slices.leave_all(self.compiled, module)
         self.component.leave(module)
 
 
@@ -92,27 +98,33 @@ class _BlockHook(_Hook):
 class BeforeBlock(_BlockHook):
     def __call__(self, block: nn.Module, args: Any) -> None:
         if not torch.compiler.is_compiling():
-            self.slices.enter(block)
+            self.slices.enter(block, block)
 
 
 class AfterBlock(_BlockHook):
     def __call__(self, block: nn.Module, args: Any, output: Any) -> None:
         if not torch.compiler.is_compiling():
-            self.slices.leave(block)
+            self.slices.leave(block, block)
 
 
 class CompiledCall:
     """Stands before what module.compile() has put in place of the module's call."""
 
-    def __init__(self, component: Component, call: Any) -> None:
+    def __init__(self, component: Component, module: nn.Module, call: Any) -> None:
         self.component = component
+        self.module = module
         self.call = call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return self.call(*args, **kwargs)
+        slices = self.component.slices
         with self.component.use('forward'):
-            return self.call(*args, **kwargs)
+            try:
+                slices.enter_all(self.module, None)
+                return self.call(*args, **kwargs)
+            finally:
+                slices.leave_all(self.module, None)
 
     def __reduce__(self) -> Any:
         return self.call.__reduce__()
@@ -142,7 +154,7 @@ def attach(components: list[Component], wrappers: list[nn.Module] | None = None)
         for part in modules(module):
             owners[part] = component
             if part._compiled_call_impl is not None and not isinstance(part._compiled_call_impl, CompiledCall):
-                part._compiled_call_impl = CompiledCall(component, part._compiled_call_impl)
+                part._compiled_call_impl = CompiledCall(component, part, part._compiled_call_impl)
     kind = wrapper_type()
     if kind is not None:
         is_changed |= sys.getrefcount(kind) != _wrapper_references[0]
@@ -152,13 +164,13 @@ def attach(components: list[Component], wrappers: list[nn.Module] | None = None)
     for wrapper in wrappers or ():
         inner = wrapper.__dict__.get('_modules', {}).get('_orig_mod')
         if inner in owners:
-            _attach(wrapper, owners[inner])
+            _attach(wrapper, owners[inner], inner)
 
 
-def _attach(module: nn.Module, component: Component) -> None:
+def _attach(module: nn.Module, component: Component, compiled: nn.Module | None = None) -> None:
     if not any(isinstance(hook, Before) for hook in module._forward_pre_hooks.values()):
-        module.register_forward_pre_hook(Before(component), prepend=True)
-        module.register_forward_hook(After(component), always_call=True)
+        module.register_forward_pre_hook(Before(component, compiled), prepend=True)
+        module.register_forward_hook(After(component, compiled), always_call=True)
 
 
 def attach_block(block: nn.Module, slices: Slices) -> None:

@@ -49,10 +49,11 @@ class Guard(_unstick.Guard):
     __slots__ = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.name == 'forward':
+        if self.name == 'forward' and not self.component.slices.are_there_for(self.module()):
             with self.component.use('forward'):
                 return self._behind()(*args, **kwargs)
-        self.component.come_back(self.name)
+        if self.name != 'forward':
+            self.component.come_back(self.name)
         return self._behind()(*args, **kwargs)
 
     def _behind(self) -> Callable[..., Any]:

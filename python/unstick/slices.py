@@ -10,19 +10,22 @@ it is the one that is needed again last, and those at the front stay. What is co
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 import weakref
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from . import entry, guards
-from ._unstick import Lease, Region
+from ._unstick import BusyError, Lease, NotResidentError, Region, modules
 from .room import current_stream, end_lease, evict_unless_leased, try_to_bring
 from .storages import Group
 
 if TYPE_CHECKING:
-    from .component import Component
+    from .component import Component, _Use
 
 SLICE_BYTES = 256 << 20
 N_SLICES = 16
@@ -66,7 +69,7 @@ class Part:
 class Slice:
     region: weakref.ref[Region]
     lease: Lease | None = None
-    n_uses: int = 0
+    uses: list[_Use] = field(default_factory=list)
     used_at: int = 0
 
 
@@ -154,41 +157,91 @@ class Slices:
         self.is_streaming = True
         try:
             guards.install(component, with_forward=False)
+            entry.attach([component])  # what was compiled since the last look
             for block in self._of:
                 entry.attach_block(block, self)
             self._drop(component.resident_bytes - self._budget_bytes, from_the_end=True)
             for region in self.outside():
                 self._bring(region)
         except BaseException:
-            self.is_streaming = False
+            self.end()
             raise
         return True
 
     def end(self) -> None:
-        self.is_streaming = False
+        if self.is_streaming:
+            self.is_streaming = False
+            guards.install(self.component)  # inside of the blocks, too, most of which may be away now
 
-    def enter(self, block: nn.Module) -> None:
-        """A block is called: what it lies in comes back and stays until leave()."""
+    def enter(self, block: nn.Module, caller: nn.Module | None) -> None:
+        """A block is called: what it lies in comes back and stays until leave().
+
+        `caller` is the module whose call says so: the block itself, or what was compiled around it. None: no module.
+        """
+        while not self._try_to_enter(block, caller):
+            time.sleep(0.001)  # an eviction that another thread asked for is under way
+
+    def _try_to_enter(self, block: nn.Module, caller: nn.Module | None) -> bool:
+        from .component import _Use
+
         with self.component.room.lock:
             if not self.is_streaming and self.component.is_leased:
-                return  # all of it is there
+                return True  # all of it is there
             one = self._of.get(block)
             region = one.region() if one is not None else None
             if one is None or region is None:
-                return
-            if not one.n_uses:
+                return True
+            if not one.uses:
                 self._bring(region)
-                one.lease = region.lease(cancel_eviction=True)
-            one.n_uses += 1
+                try:
+                    one.lease = region.lease(cancel_eviction=True)
+                except (BusyError, NotResidentError):
+                    return False
+            one.uses.append(_Use(threading.get_ident(), caller))
+        return True
 
-    def leave(self, block: nn.Module) -> None:
+    def leave(self, block: nn.Module, caller: nn.Module | None) -> None:
+        mine = threading.get_ident()
         with self.component.room.lock:
             one = self._of.get(block)
-            if one is not None and one.n_uses:
-                one.n_uses -= 1
-                if not one.n_uses:
-                    one.used_at = next(self._clock)
-                    self._end_lease(one)
+            for use in reversed(one.uses if one is not None else ()):
+                if one is not None and use.thread == mine and use.module is caller:
+                    self._end_use(one, use)
+                    break
+
+    def enter_all(self, compiled: nn.Module, caller: nn.Module | None) -> None:
+        """Compiled code is called, in which no hook of a block runs: what all blocks in it lie in comes back."""
+        for block in self._blocks_in(compiled):
+            self.enter(block, caller)
+
+    def leave_all(self, compiled: nn.Module, caller: nn.Module | None) -> None:
+        for block in self._blocks_in(compiled):
+            self.leave(block, caller)
+
+    def _blocks_in(self, module: nn.Module) -> list[nn.Module]:
+        return [part for part in modules(module) if part in self._of] if self._slices else []
+
+    def are_there_for(self, module: nn.Module | None) -> bool:
+        """Whether this thread is in a call of a block, and the module a part of that."""
+        mine = threading.get_ident()
+        uses = [use for one in self._slices.values() for use in one.uses if use.thread == mine]
+        return any(use.module is not None and module in modules(use.module) for use in uses)
+
+    @property
+    def is_in_use(self) -> bool:
+        return any(one.uses for one in self._slices.values())
+
+    def forget_broken_uses(self, frames: dict[int, FrameType]) -> None:
+        for one in self._slices.values():
+            for use in list(one.uses):
+                if not use.is_running(frames):
+                    self._end_use(one, use)
+
+    def _end_use(self, one: Slice, use: _Use) -> None:
+        one.uses.remove(use)
+        if not one.uses:
+            one.used_at = next(self._clock)
+            self._end_lease(one)
 
     def _end_lease(self, one: Slice) -> None:
         stream = current_stream(self.component.room)
@@ -219,7 +272,7 @@ class Slices:
     def _drop(self, nbytes: int, from_the_end: bool = False) -> bool:
         """Evicts slices that are not in use: the ones at the end, or the one that was used last. False if none went."""
         gone = 0
-        victims = [one for one in self._slices.values() if not one.n_uses]
+        victims = [one for one in self._slices.values() if not one.uses]
         for one in victims[::-1] if from_the_end else sorted(victims, key=lambda one: -one.used_at):
             if gone >= nbytes:
                 break

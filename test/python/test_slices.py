@@ -166,6 +166,110 @@ def test_a_failure_in_the_middle_leaves_nothing_leased(device, stack, x):
     assert model.resident_bytes == 0
 
 
+def in_time(function):
+    """Whether it comes to an end; a thread that does not is left behind."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    thread.join(10)
+    return not thread.is_alive()
+
+
+def test_an_interrupt_in_the_middle_leaves_nothing_leased(device, stack, x):
+    expected = stack(x)
+    model, _held = squeezed(device, stack, 7 * MIB)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = stack.blocks[9].linear.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stack(x)
+    handle.remove()
+    assert in_time(model.evict)
+    assert model.resident_bytes == 0
+    assert torch.equal(stack(x), expected)
+
+
+def test_what_it_needs_and_cannot_have_ends_it(device, stack, x, monkeypatch):
+    from unstick.component import Component
+
+    other = nn.Linear(WIDTH, WIDTH, bias=False).requires_grad_(False)
+    stack.other = [other.weight]
+    unstick.adopt(other, 'other', device=device)
+    model, _held = squeezed(device, stack, 7 * MIB)
+    component = model.components['Stack']
+    assert component.needs
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Component, 'restore_regions', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stack(x)
+    assert not component.slices.is_streaming
+
+
+def test_evictions_beside_it(device, stack, x):
+    expected = stack(x)
+    model, _held = squeezed(device, stack, 7 * MIB)
+    found = []
+    calls = threading.Thread(target=lambda: found.extend(torch.equal(stack(x), expected) for _ in range(30)))
+    calls.start()
+    while calls.is_alive():
+        model.evict()
+    assert found == [True] * 30
+
+
+def test_a_lease_of_all_waits_until_it_has_ended(device, stack, x):
+    model, held = squeezed(device, stack, 7 * MIB)
+    seen = []
+
+    def lease():
+        with model.lease():
+            seen.append(model.is_resident)
+
+    thread = threading.Thread(target=lease)
+    stack.blocks[5].register_forward_hook(lambda *_: thread.start())
+    stack.last.register_forward_hook(lambda *_: (held.release().wait(), thread.join(0.2)))
+    stack(x)
+    thread.join(10)
+    assert seen == [True]
+
+
+@pytest.mark.parametrize('how', ['in place', 'in place before', 'wrapper', 'a part of it'])
+def test_compiled_blocks(device, stack, x, how):
+    """In compiled code no hook of a block runs."""
+    torch._dynamo.reset()
+    expected = stack(x)
+    if how == 'in place before':
+        for block in stack.blocks:
+            block.compile(backend='eager')
+    if how == 'a part of it':  # half of the blocks, which fit together
+        stack.blocks = nn.ModuleList([*stack.blocks[:12], nn.Sequential(*stack.blocks[12:])])
+    _model, _held = squeezed(device, stack, 9 * MIB)
+    if how == 'in place':
+        for block in stack.blocks:
+            block.compile(backend='eager')
+    elif how == 'a part of it':
+        stack.blocks[12].compile(backend='eager')
+    elif how == 'wrapper':
+        for index, block in enumerate(stack.blocks):
+            stack.blocks[index] = torch.compile(block, backend='eager')
+    for _ in range(2):
+        assert torch.equal(stack(x), expected)
+
+
+def test_what_reaches_past_a_block_finds_its_contents(device, stack, x):
+    """Also after a call, for which the guards inside of the blocks had to go."""
+    expected = stack.blocks[9].linear(x)
+    _model, held = squeezed(device, stack, 7 * MIB)
+    stack(x)
+    with pytest.raises(unstick.OutOfDeviceMemoryError):
+        stack.blocks[9].linear(x)
+    held.release().wait()
+    assert torch.equal(stack.blocks[9].linear(x), expected)
+
+
 def test_a_block_that_is_called_by_itself_comes_back(device, stack, x):
     expected = stack.blocks[15](x)
     _model, _held = squeezed(device, stack, 7 * MIB)
