@@ -274,17 +274,19 @@ class Component:
                 if module is not None and current_stream(self.room) is not None:
                     self.room.make_for_call(self)
             begun: list[Component] = []
+            is_begun = False
             try:
                 for one in self.closure():
-                    one._begin(module)
                     begun.append(one)
+                    one._begin(module)
+                is_begun = True
             except (BusyError, NotResidentError):
-                for one in begun:
-                    one._take_back(module)
-                if not self._uses:
-                    self.slices.end()
-                return False
-        return True
+                pass
+            finally:
+                if not is_begun:
+                    for one in begun:
+                        one._take_back(module)
+        return is_begun
 
     def _begin_to_stream(self, module: nn.Module | None) -> bool:
         """True if the call that begins is the component's own, and all of it together would not fit."""
@@ -333,23 +335,25 @@ class Component:
             self.last_used = time.monotonic()
             self._end_leases()
 
-    def hold(self) -> None:
-        """Begins a use without a call: an autograd graph that will read the contents."""
+    def hold(self) -> list[Component]:
+        """Begins a use without a call: an autograd graph that will read the contents. What let_go() is to be told."""
         with self.room.lock:
-            for one in self.closure():
+            held = self.closure()
+            for one in held:
                 one._n_graphs += 1
+        return held
 
-    def let_go(self) -> None:
+    def let_go(self, held: list[Component]) -> None:
         with self.room.lock:
-            for one in self.closure():
+            for one in held:
                 one._n_graphs -= 1
                 one._end_leases()
 
     def _begin(self, module: nn.Module | None) -> None:
+        self._uses.append(_Use(threading.get_ident(), module))  # first: a graph may die now, and ends what nobody uses
         if not self._leases:
             regions = self.slices.outside() if self.slices.is_streaming else self.regions
             self._leases = [region.lease(cancel_eviction=True) for region in regions]
-        self._uses.append(_Use(threading.get_ident(), module))
         self.last_used = time.monotonic()
 
     def _take_back(self, module: nn.Module | None) -> None:

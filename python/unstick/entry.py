@@ -57,8 +57,7 @@ class After(_CallHook):
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        node = _graph_of(output)
-        if node is not None:  # backward will read the weights: the use ends when the graph has gone
+        for node in _graphs_of(output):  # backward will read the weights: the use ends when the graph has gone
             node.metadata.setdefault('unstick', []).append(_Held(self.component))
         if isinstance(sys.exception(), torch.OutOfMemoryError):
             self.component.working.fail()
@@ -72,22 +71,23 @@ class _Held:
 
     def __init__(self, component: Component) -> None:
         self.component = component
-        component.hold()
+        self.held = component.hold()
 
     def __del__(self) -> None:
-        self.component.let_go()
+        self.component.let_go(self.held)
 
 
-def _graph_of(output: Any) -> Any:
+def _graphs_of(output: Any) -> set[Any]:
+    """Where the graphs of the outputs begin: none need be a part of another."""
     if not torch.is_grad_enabled():
-        return None
+        return set()
     if isinstance(output, torch.Tensor):
-        return output.grad_fn if output.requires_grad else None
+        return {output.grad_fn} - {None} if output.requires_grad else set()
     if isinstance(output, dict):
         output = tuple(output.values())
     if isinstance(output, (tuple, list)):
-        return next((node for node in map(_graph_of, output) if node is not None), None)
-    return None
+        return set().union(*map(_graphs_of, output))
+    return set()
 
 
 class _BlockHook(_Hook):

@@ -250,6 +250,75 @@ def test_a_graph_for_backward_holds_the_component(device):
     assert held(device) == 0
 
 
+def test_a_graph_of_the_second_output_holds_the_component(device):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = (nn.Parameter(torch.rand(64, 64)) for _ in range(2))
+
+        def forward(self, x):
+            return x @ self.first, {'second': x @ self.second}
+
+    module = Two()
+    model = unstick.adopt(module, device=device)
+    first, rest = module(torch.rand(1, 64))
+    del first
+    gc.collect()
+    assert model.components['Two'].is_in_use
+    del rest
+    gc.collect()
+    assert not model.components['Two'].is_in_use
+
+
+def test_a_graph_lets_go_of_what_it_held(device):
+    """And not of what the component has come to need meanwhile."""
+    module, other = small(), small(1).requires_grad_(False)
+    model, other_model = unstick.adopt(module, device=device), unstick.adopt(other, device=device)
+    output = module(torch.rand(1, 64))
+    module.extra = [other[0].weight]
+    model.refresh()
+    assert model.components['Sequential'].needs
+    del output
+    gc.collect()
+    other(torch.rand(1, 64))
+    assert not other_model.components['Sequential'].is_in_use
+    other_model.evict()
+    assert other_model.resident_bytes == 0
+
+
+def test_a_graph_that_dies_as_a_use_begins(device, monkeypatch):
+    from unstick import component
+
+    module = small()
+    model = unstick.adopt(module, device=device)
+    outputs = [module(torch.rand(1, 64))]
+
+    class Use(component._Use):
+        __slots__ = ()
+
+        def __init__(self, *arguments):
+            outputs.clear()
+            gc.collect()
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(component, '_Use', Use)
+    with model.lease():
+        assert [region.info()['n_leases'] for region in model.components['Sequential'].regions] == [1]
+
+
+def test_a_use_that_cannot_begin_leaves_nothing_behind(device):
+    module, other = small(), small(1)
+    module.extra = [other[0].weight]
+    other_model = unstick.adopt(other, device=device)
+    model = unstick.adopt(module, device=device)
+    other_model.release()
+    with pytest.raises(unstick.RevokedError), model.lease():
+        pass
+    assert not model.components['Sequential'].is_in_use
+    model.evict()
+    assert model.resident_bytes == 0
+
+
 def test_a_lease_holds_what_it_names(device, flux):
     pipe = flux.tiny_flux('8-bit')
     model = unstick.adopt(pipe, device=device)
