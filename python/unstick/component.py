@@ -33,7 +33,7 @@ from ._unstick import (
 from .errors import busy, evicted, revoked
 from .intake import Intake
 from .report import Moved
-from .room import Room, current_stream, end_lease, evict_unless_leased
+from .room import Room, current_stream, end_lease, evict_unless_leased, name_stream
 from .slices import Slices
 from .storages import move_out
 from .working import Working, reading
@@ -366,10 +366,12 @@ class Component:
         self._end_leases()
 
     def _end_leases(self) -> None:
-        if self._uses or self._n_graphs:
-            return
         stream = current_stream(self.room)
         if stream is None:  # being captured: the leases end with a later use
+            return
+        if self._uses or self._n_graphs:
+            for lease in self._leases:  # whoever ends them may be on another stream
+                name_stream(lease, stream)
             return
         if self._leases or self.slices.is_streaming:
             self.working.end(reading(self.room.device))

@@ -140,10 +140,15 @@ def current_stream(room: Room) -> int | None:
     return int(torch.cuda.current_stream(room.device.index).cuda_stream)
 
 
-def end_lease(lease: Lease, stream: int) -> None:
-    """Ends a lease behind what was submitted to a stream, as current_stream() names it."""
+def name_stream(lease: Lease, stream: int) -> None:
+    """Has a lease that goes on end behind what was submitted to a stream, too, as current_stream() names it."""
     if stream >= 0:
         lease.use_stream(stream)
+
+
+def end_lease(lease: Lease, stream: int) -> None:
+    """Ends a lease behind what was submitted to a stream."""
+    name_stream(lease, stream)
     lease.end()
 
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from . import entry, guards
 from ._unstick import BusyError, Lease, NotResidentError, Region, modules
-from .room import current_stream, end_lease, evict_unless_leased, try_to_bring
+from .room import current_stream, end_lease, evict_unless_leased, name_stream, try_to_bring
 from .storages import Group
 
 if TYPE_CHECKING:
@@ -239,15 +239,15 @@ class Slices:
 
     def _end_use(self, one: Slice, use: _Use) -> None:
         one.uses.remove(use)
+        stream = current_stream(self.component.room)
         if not one.uses:
             one.used_at = next(self._clock)
-            self._end_lease(one)
-
-    def _end_lease(self, one: Slice) -> None:
-        stream = current_stream(self.component.room)
         if one.lease is not None and stream is not None:
-            end_lease(one.lease, stream)
-            one.lease = None
+            if one.uses:
+                name_stream(one.lease, stream)
+            else:
+                end_lease(one.lease, stream)
+                one.lease = None
 
     def _least_bytes(self) -> int:
         """The least to run with: what is in no block, and two slices."""

@@ -195,6 +195,33 @@ def test_a_call_that_begins_while_somebody_looks_is_no_broken_one(device, monkey
     assert not component.is_in_use
 
 
+def test_a_lease_ends_behind_the_streams_of_all_calls(device, monkeypatch):
+    """There are none on the host: what would be asked of a lease is noted."""
+    from unstick import component
+
+    stream, noted = threading.local(), []
+    monkeypatch.setattr(component, 'current_stream', lambda _: getattr(stream, 'number', -1))
+    monkeypatch.setattr(component, 'name_stream', lambda _, number: noted.append(number))
+    monkeypatch.setattr(component, 'end_lease', lambda lease, number: (noted.append(number), lease.end()))
+    module = Waiting()
+    model = unstick.adopt(module, device=device)
+
+    class OnStream(Call):
+        def run(self):
+            stream.number = self.number
+            super().run()
+
+    first, second = OnStream(module), OnStream(module)
+    first.number, second.number = 1, 2
+    for call in (first, second):
+        call.start()
+        assert call.begun.wait(10)
+    first.finish()
+    second.finish()
+    assert noted == [1, 2]
+    assert not model.components['Waiting'].is_in_use
+
+
 def test_evictions_beside_calls(device):
     module = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4))).requires_grad_(False)
     x = torch.rand(1, 64)
