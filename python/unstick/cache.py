@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from . import _unstick
-from ._unstick import BusyError, Context, Device, NotFoundError, Region
+from ._unstick import BusyError, Context, Device, NotFoundError, Region, Request
 from .constraints import Constraints
 from .errors import busy, explained, invalid
 from .loading import Held, Loader, give_back
@@ -196,7 +196,7 @@ class Cache:
         key = _unstick.key(model_id, quantization)[0]
         request = self.native.evict(key)
         try:
-            while (action := request.next()) is not None:
+            while (action := self.next(request)) is not None:
                 if action[0] == 'wait':
                     request.poll()
             error, result = request.error(), request.result()
@@ -334,6 +334,17 @@ class Cache:
             if part is not None and name not in part:
                 self.native.add(key, name, region)
 
+    def next(self, request: Request, **report: Any) -> Any:
+        """The next action of a request, which may have had models leave."""
+        self.guard()
+        return request.next(**report)
+
+    def guard(self) -> None:
+        with self._lock:
+            held = [one for _, one in self._held.values()]
+        for one in held:
+            one.guard()
+
     def held(self, key: str) -> Held:
         with self._lock:
             return self._held[key][1]
@@ -427,6 +438,7 @@ _is_ending = False
 def _keep(ref: weakref.ref[Cache], wake: threading.Event) -> None:
     while not _is_ending and (cache := ref()) is not None:
         try:
+            cache.guard()
             timeout_ms = cache.native.step()
         except _unstick.ForkedError:
             return

@@ -322,11 +322,11 @@ class Component:
         finally:
             self.leave(None)
 
-    def begin_use(self) -> _Use:
-        """Notes a use of what a cache has leased already, until end_use(), by whatever thread."""
+    def begin_use(self) -> Noted:
+        """Notes a use of what a cache has leased already, by whatever thread."""
         use = _Use(threading.get_ident(), None)
         self._uses.append(use)  # without the lock: who holds it may be trying to evict this very component
-        return use
+        return Noted(self, use)
 
     def end_use(self, use: _Use) -> None:
         with self.room.lock:
@@ -426,6 +426,22 @@ class Eviction:
             if not is_canceled or not self._begin():
                 break
         return Moved(nbytes, copied, time.monotonic() - self.started)
+
+
+class Noted:
+    """A use that lasts until end(), or until nobody holds this any more: then its user has gone without a word."""
+
+    def __init__(self, component: Component, use: _Use) -> None:
+        self.component = component
+        self._use: _Use | None = use
+
+    def end(self) -> None:
+        use, self._use = self._use, None
+        if use is not None:
+            self.component.end_use(use)
+
+    def __del__(self) -> None:
+        self.end()
 
 
 class _Use:

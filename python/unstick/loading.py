@@ -22,7 +22,7 @@ from .reclaiming import cuda, perform
 
 if TYPE_CHECKING:
     from .cache import Cache
-    from .component import Component, _Use
+    from .component import Component, Noted
     from .model import Model
 
 log = logging.getLogger('unstick')
@@ -123,29 +123,35 @@ class Held:
             return []
         return [one for name, one in self.model.components.items() if names is None or name in names]
 
-    def begin(self, names: tuple[str, ...] | None) -> list[tuple[Component, _Use]]:
+    def begin(self, uses: list[Noted], names: tuple[str, ...] | None) -> None:
         """Notes that a lease of the cache uses the components: nothing of this process moves them."""
-        uses = [(one, one.begin_use()) for one in self.components(names)]
+        uses += [one.begin_use() for one in self.components(names)]
         if self.model is not None:
             from . import guards
 
             self.model.is_evicted = False
             with self.model.room.lock:
-                for component, _ in uses:
-                    guards.remove(component)
-        return uses
+                for use in uses:
+                    guards.remove(use.component)
 
-    def end(self, uses: list[tuple[Component, _Use]]) -> None:
-        for component, use in uses:
-            component.end_use(use)
-        if self.model is None:
-            return
-        from . import guards
+    def end(self, uses: list[Noted]) -> None:
+        while uses:
+            uses.pop().end()
+        self.guard()
 
-        with self.model.room.lock:
-            for component in self.components(None):
+    def guard(self) -> None:
+        """Puts guards before what is not in use: from here on it may leave at any time, and the core tells nobody."""
+        bare = [one for one in self.components(None) if one.is_guarded_with_forward is None]
+        if self.model is None or not bare or not self.model.room.lock.acquire(blocking=False):
+            return  # who holds the lock moves components; it is asked again soon
+        try:
+            from . import guards
+
+            for component in bare:
                 if not component.is_in_use:
-                    guards.install(component)  # from here on it may leave at any time
+                    guards.install(component)
+        finally:
+            self.model.room.lock.release()
 
     def refresh(self) -> None:
         """Takes in what has left the regions during the use, as far as there is room for it."""

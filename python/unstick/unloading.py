@@ -56,7 +56,7 @@ def _evict(cache: Cache, key: str, waits: bool, check: Callable[[], None] | None
         return False
     request = cache.native.evict(key)
     try:
-        while (action := request.next()) is not None:
+        while (action := cache.next(request)) is not None:
             if check is not None:
                 check()
             if not waits and _n_leases(cache, key):

@@ -24,6 +24,7 @@ from .sizes import record
 
 if TYPE_CHECKING:
     from .cache import Cache
+    from .component import Noted
 
 _T = TypeVar('_T')
 
@@ -98,7 +99,7 @@ class Use:
         self._demand = demand
         self._held: Held | None = None
         self._lease: CacheLease | None = None
-        self._uses: list[Any] = []
+        self._uses: list[Noted] = []
         self._is_entered = False
         self._request: Request | None = None
         self.observe: Callable[[Use], None] | None = None
@@ -166,21 +167,21 @@ class Use:
 
     def _drive(self, request: Request, loading: Loading) -> Steps:
         index = self.cache.device.index
-        action = request.next()
+        action = self.cache.next(request)
         while action is not None:
             if self.observe is not None:
                 self.observe(self)
             if action[0] == 'wait':
                 yield Wait(request, action[1])
-                action = request.next()
+                action = self.cache.next(request)
             elif action[0] == 'measure':
                 measure = Measure(index)
                 yield measure
-                action = request.next(figures=measure.figures)
+                action = self.cache.next(request, figures=measure.figures)
             elif action[0] == 'reclaim':
                 reclaim = Reclaim(action[1], action[2], index)
                 yield reclaim
-                action = request.next(status=reclaim.status, n_collected=reclaim.n_collected)
+                action = self.cache.next(request, status=reclaim.status, n_collected=reclaim.n_collected)
             else:
                 loading.old = self.cache.take_held(self.key)
                 loading.others = self.cache.regions()
@@ -188,7 +189,7 @@ class Use:
                 loading.register(
                     request, self.cache, self._demand.fingerprint, has_choice=self._demand.components is not None
                 )
-                action = request.next(status=loading.status, text=loading.text)
+                action = self.cache.next(request, status=loading.status, text=loading.text)
 
     def _take(self, request: Request, loading: Loading) -> None:
         if loading.held is not None:
@@ -197,8 +198,8 @@ class Use:
         self._lease = request.take_lease()
         if self._lease is not None:
             self._held = self.cache.held(self.key)
-            self._uses = self._held.begin(
-                self._demand.components if self._demand.components is not None else self._held.part
+            self._held.begin(
+                self._uses, self._demand.components if self._demand.components is not None else self._held.part
             )
         self.cache.wake()
 
@@ -228,21 +229,25 @@ class Use:
         if lease is None or held is None:
             return
         self._is_entered = False
-        held.end(self._uses)
-        self._uses = []
-        self.cache.take_new(self.key, held)
-        stream = self.cache.current_stream() if stream is None else stream
-        if stream is not None:
-            lease.use_stream(stream)
-        lease.end()
-        self.cache.let_go(self.key, held)
-        self.cache.wake()
+        try:
+            held.end(self._uses)
+            self.cache.take_new(self.key, held)
+        finally:
+            stream = self.cache.current_stream() if stream is None else stream
+            if stream is not None:
+                lease.use_stream(stream)
+            lease.end()
+            self.cache.let_go(self.key, held)
+            self.cache.wake()
 
     def _run(self) -> None:
         steps = self.steps()
         try:
             for step in steps:
                 step()
+        except BaseException:
+            self.end()  # it may have been there already when the interrupt came
+            raise
         finally:
             steps.close()
 
