@@ -425,6 +425,9 @@ class Eviction:
                 copied += result['copied_bytes']
             if not is_canceled or not self._begin():
                 break
+        with self.component.room.lock:
+            if any(region.state != 'resident' for region in self.component.regions):
+                guards.install(self.component)  # a call that came first took them away
         return Moved(nbytes, copied, time.monotonic() - self.started)
 
 

@@ -193,3 +193,15 @@ def test_an_eviction_that_waits_lets_the_call_go_on(device):
     eviction.join(10)
     assert torch.equal(results[0], expected)
     assert device.info()['resident_bytes'] == 0
+
+
+def test_guards_after_an_eviction_that_a_call_came_before(device):
+    module, model, expected = adopted(device)
+    x = torch.rand(1, 16)
+    for _ in range(40):
+        model.restore()
+        eviction = model.components['Sequential'].begin_to_evict()
+        module(x)  # cancels it, or brings it back
+        eviction.end()
+        if model.state == 'evicted':
+            assert torch.equal(module.state_dict()['0.weight'], expected)
