@@ -63,6 +63,12 @@ void bench_skip(struct bench *bench, const struct bench_case *bench_case, const 
 /* Looks whether a longer step was made by now; `name`: of the case, or NULL. */
 void bench_note_steps(struct bench *bench, const char *name);
 
+/* The head of the table that the cases fill. */
+void bench_head_print(void);
+
+/* Opens bench->spec in a context of its own. */
+int bench_open(struct bench *bench, uint64_t limit_bytes, uint64_t granule_bytes, struct unstick_device_info *info,
+               struct unstick_error *error);
 /* Opens the same device once more, with room for one region of bench->bytes. */
 int bench_open_tight(struct bench *bench, struct unstick_error *error);
 void bench_close(struct bench *bench);
