@@ -65,7 +65,7 @@ def has_memory(tensor: torch.Tensor) -> bool:
     try:
         storage = tensor.untyped_storage()
         return bool(storage.nbytes() and storage.data_ptr())
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError, ValueError):  # ValueError: of a lazy module that was not called yet
         return False
 
 

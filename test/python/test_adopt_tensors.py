@@ -302,6 +302,12 @@ def test_a_repack_by_bitsandbytes_leaves_too(device, flux):
     assert held(device) == before
 
 
+def test_a_lazy_module_elsewhere(device):
+    lazy, module = nn.LazyLinear(8), nn.Linear(16, 16)
+    assert unstick.adopt(module, device=device).nbytes
+    assert lazy.in_features == 0
+
+
 # --- what cannot be adopted ---
 
 
