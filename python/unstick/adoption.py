@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from . import entry, walk
+from . import entry, guards, walk
 from ._unstick import Device
 from ._unstick import modules as all_modules
 from .component import Component, GuardMode
@@ -202,6 +202,8 @@ class Adopter:
         """The component of each module; one that another model has adopted is borrowed."""
         for name, module in walk.components(obj).items():
             component = _components.get(module)
+            if component is not None and component.is_revoked:
+                guards.remove(component)
             if component is None or component.is_revoked:
                 component = _components[module] = Component(name, module, self.room, self.guard)
             elif component.room is not self.room:

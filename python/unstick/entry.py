@@ -153,8 +153,11 @@ def attach(components: list[Component], wrappers: list[nn.Module] | None = None)
                 _attach(part, component)
         for part in modules(module):
             owners[part] = component
-            if part._compiled_call_impl is not None and not isinstance(part._compiled_call_impl, CompiledCall):
-                part._compiled_call_impl = CompiledCall(component, part, part._compiled_call_impl)
+            call = part._compiled_call_impl
+            if isinstance(call, CompiledCall):
+                call.component = _heir(call.component, component)
+            elif call is not None:
+                part._compiled_call_impl = CompiledCall(component, part, call)
     kind = wrapper_type()
     if kind is not None:
         is_changed |= sys.getrefcount(kind) != _wrapper_references[0]
@@ -168,9 +171,18 @@ def attach(components: list[Component], wrappers: list[nn.Module] | None = None)
 
 
 def _attach(module: nn.Module, component: Component, compiled: nn.Module | None = None) -> None:
-    if not any(isinstance(hook, Before) for hook in module._forward_pre_hooks.values()):
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    known = [hook for hook in hooks if isinstance(hook, _CallHook)]
+    for hook in known:
+        hook.component = _heir(hook.component, component)
+    if not known:
         module.register_forward_pre_hook(Before(component, compiled), prepend=True)
         module.register_forward_hook(After(component, compiled), always_call=True)
+
+
+def _heir(known: Component, component: Component) -> Component:
+    """Who is asked when a module is called: its first component, unless that was revoked and it was adopted anew."""
+    return component if known.is_revoked else known
 
 
 def attach_block(block: nn.Module, slices: Slices) -> None:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from .component import Component
 
 STORED = (
-    '_apply', 'to', 'state_dict', 'load_state_dict', 'save_pretrained', '__deepcopy__', '__reduce_ex__',
-    'fuse_lora', 'unfuse_lora', 'load_lora_adapter', 'load_adapter', 'add_adapter', 'merge_adapter',
-    'unmerge_adapter', 'merge_and_unload', 'fuse_qkv_projections', 'dequantize',
+    '_apply', 'to', 'state_dict', 'load_state_dict', '_load_from_state_dict', 'save_pretrained', '__deepcopy__',
+    '__reduce_ex__', 'fuse_lora', 'unfuse_lora', 'load_lora_adapter', 'load_adapter', 'add_adapter', 'merge_adapter',
+    'unmerge_adapter', 'merge_and_unload', 'merge', 'unmerge', 'fuse_qkv_projections', 'dequantize',
 )  # fmt: skip
 
 _names_of: dict[bool, dict[type[nn.Module], tuple[str, ...]]] = {True: {}, False: {}}

@@ -205,3 +205,38 @@ def test_guards_after_an_eviction_that_a_call_came_before(device):
         eviction.end()
         if model.state == 'evicted':
             assert torch.equal(module.state_dict()['0.weight'], expected)
+
+
+def test_a_parent_that_loads_a_state_dict(device):
+    """It asks the modules below it by another name."""
+    module, model, expected = adopted(device)
+    nn.Sequential(module).load_state_dict({'0.0.weight': expected + 1, '0.0.bias': module[0].bias.detach() * 0})
+    model.restore()
+    assert torch.equal(module[0].weight, expected + 1)
+
+
+def test_peft_that_merges_layer_by_layer(device):
+    peft = pytest.importorskip('peft')
+    module, model, expected = adopted(device)
+    config = peft.LoraConfig(target_modules=['0'], r=2, init_lora_weights=False)
+    wrapped = peft.get_peft_model(module, config)
+    model.restore()
+    with torch.no_grad():
+        merged = expected + module[0].get_delta_weight('default')
+    model.evict()
+    wrapped.merge_and_unload()
+    model.restore()
+    assert torch.allclose(module[0].weight, merged)
+
+
+def test_adopted_anew_after_it_was_released(device):
+    module, model, _ = adopted(device)
+    model.release()
+    module[0].weight, module[0].bias = nn.Parameter(torch.ones(16, 16)), nn.Parameter(torch.zeros(16))
+    anew = unstick.adopt(module, device=device)
+    x = torch.rand(1, 16)
+    for _ in range(2):
+        with torch.no_grad():
+            assert torch.allclose(module(x), torch.relu(x @ torch.ones(16, 16)))
+        assert torch.equal(module.state_dict()['0.weight'], torch.ones(16, 16))
+        anew.evict()
