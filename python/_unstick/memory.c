@@ -240,20 +240,14 @@ uint64_t py_memory_n_live(const struct py_region *region)
 
 PyObject *py_memory_list(const struct py_region *region)
 {
-    PyObject *list = PyList_New(0);
+    size_t n_spans;
+    /* First, as the list's own objects may have the collector run, and with it whatever sweeps pieces away. */
+    struct unstick_span *spans = shed_spans(region, &n_spans);
+    PyObject *list = spans ? PyList_New(0) : PyErr_NoMemory();
 
-    for (struct piece *piece = pieces; list && piece; piece = piece->next) {
-        PyObject *pair;
-        int r;
-
-        if (piece->region != region || !atomic_load(&piece->n_users))
-            continue;
-        pair = Py_BuildValue("(KK)", piece->offset, piece->bytes);
-        r = pair ? PyList_Append(list, pair) : -1;
-        Py_XDECREF(pair);
-        if (r < 0)
-            Py_CLEAR(list);
-    }
+    for (size_t i = 0; list && i < n_spans; i++)
+        list = py_list_add(list, Py_BuildValue("(KK)", spans[i].offset, spans[i].bytes));
+    free(spans);
     if (list && PyList_Sort(list) < 0)
         Py_CLEAR(list);
     return list;

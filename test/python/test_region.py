@@ -4,6 +4,8 @@
 import gc
 import logging
 import signal
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -284,3 +286,33 @@ def test_the_log_goes_to_logging(caplog):
     if device.kind == 'host':
         assert any('no GPU found' in record.getMessage() for record in caplog.records)
     assert all(record.name == 'unstick' for record in caplog.records)
+
+
+def test_a_collection_while_pieces_are_listed(here):
+    """It may come with any object that is made, and what it runs may have the list of pieces swept."""
+    script = """
+import gc, unstick
+context = unstick.Context()
+region = unstick.Region(unstick.Device(context, 'host:64MiB'), 'pieces', 1 << 20)
+region.restore().wait()
+
+class Node:
+    pass
+
+gc.callbacks.append(lambda phase, _: phase == 'stop' and context.info())
+gc.collect()
+gc.disable()
+spare = [(number, -number) for number in range(5000)]  # none of these is left to be used again
+gc.collect()
+kept = [region.tensor(number * 512, 512) for number in range(1000)]
+node = Node()
+node.self, node.pieces = node, [region.tensor(0, 512) for _ in range(1000)]
+kept += [region.tensor(number * 512, 512) for number in range(1000)]
+del node
+gc.set_threshold(gc.get_count()[0] + 1500, 10, 10)
+gc.enable()
+assert len(region.tensors()) >= 2000
+"""
+    environment = {**here, 'MALLOC_PERTURB_': '165'}
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, env=environment, timeout=120)
+    assert (done.returncode, done.stderr) == (0, '')
