@@ -19,7 +19,7 @@ struct chain {
 
 struct chains {
     struct chain *items;
-    uint32_t n, limit;
+    size_t n, limit;
 };
 
 static uint32_t chain_length(const struct heap *heap, uint32_t from)
@@ -125,6 +125,11 @@ static int holders_choose(const struct heap *heap, struct chains *chains)
     int64_t n = holders_candidates(heap, &candidates);
     int r = n < 0 ? -1 : 0;
 
+    if (n >= 0 && chains->limit > heap->n_targets + (size_t)n)
+        chains->limit = heap->n_targets + (size_t)n;
+    chains->items = PyMem_Calloc(chains->limit + 1, sizeof(*chains->items));
+    if (!chains->items)
+        r = -1;
     for (uint32_t i = 0; r == 0 && i < heap->n_targets && chains->n < chains->limit; i++) {
         PyObject *target = heap->nodes[i].object;
         int32_t n_c = heap->nodes[i].surplus;
@@ -176,7 +181,7 @@ static PyObject *holders_describe(const struct chains *chains)
 {
     PyObject *rows = PyList_New(0);
 
-    for (uint32_t i = 0; rows && i < chains->n; i++) {
+    for (size_t i = 0; rows && i < chains->n; i++) {
         PyObject *row = chain_describe(&chains->items[i]);
         int r = row ? PyList_Append(rows, row) : -1;
 
@@ -192,16 +197,18 @@ PyObject *py_holders(PyObject *module, PyObject *args)
     struct chains chains = { 0 };
     PyObject *targets, *rows = NULL;
     struct heap heap;
+    Py_ssize_t limit;
     bool is_walked;
     int r = -1;
 
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!I:holders", &PyList_Type, &targets, &chains.limit))
+    if (!PyArg_ParseTuple(args, "O!n:holders", &PyList_Type, &targets, &limit))
         return NULL;
-    chains.items = PyMem_Calloc(chains.limit + 1, sizeof(*chains.items));
-    if (!chains.items)
-        return PyErr_NoMemory();
-
+    if (limit < 0) {
+        PyErr_SetString(PyExc_ValueError, "a limit below 0");
+        return NULL;
+    }
+    chains.limit = (size_t)limit;
     is_walked = heap_init(&heap, targets);
     if (is_walked) {
         heap_add_roots(&heap);
@@ -213,11 +220,11 @@ PyObject *py_holders(PyObject *module, PyObject *args)
         r = holders_choose(&heap, &chains);
     heap_fini(&heap);
 
-    if (!is_walked)
+    if (!is_walked || !chains.items)
         PyErr_NoMemory();
     else if (r == 0)
         rows = holders_describe(&chains);
-    for (uint32_t i = 0; i < chains.n; i++) {
+    for (size_t i = 0; i < chains.n; i++) {
         Py_XDECREF(chains.items[i].root.code);
         Py_XDECREF(chains.items[i].root.name);
         Py_XDECREF(chains.items[i].objects);

@@ -324,6 +324,13 @@ def test_the_collector_is_left_as_it_was():
     assert gc.isenabled()
 
 
+def test_limits_without_end():
+    thing = ['held']
+    with pytest.raises(ValueError, match='below 0'):
+        unstick.holders(thing, limit=-1)
+    assert len(unstick.holders(thing, limit=(1 << 63) - 1)) == 1
+
+
 def test_limit_and_dicts():
     pipe, reference = plant()
     HELD.extend([[pipe] for _ in range(20)])
