@@ -65,7 +65,8 @@ class Component:
         self.is_guarded_with_forward: bool | None = None
         """None: not guarded."""
         self.n_references = 0
-        self._n_graphs = 0
+        self._graphs: list[int] = []
+        """The threads whose calls have made graphs that still live."""
         self._uses: list[_Use] = []
         self._leases: list[Lease] = []
         weakref.finalize(module, self._owned.clear).atexit = False
@@ -210,6 +211,12 @@ class Component:
         if self._is_mine():
             reason = f'{self.name} is in use by this very thread: it cannot leave from inside its own call'
             raise busy(reason, operation)
+        if threading.get_ident() in self._graphs:
+            reason = (
+                f'an output of a call of this thread lives, and with it an autograd graph that reads {self.name}: drop '
+                'it first, or call under torch.no_grad()'
+            )
+            raise busy(reason, operation)
 
     def begin_to_evict(self) -> Eviction:
         """Has all of it leave as soon as other threads' uses have ended."""
@@ -340,13 +347,13 @@ class Component:
         with self.room.lock:
             held = self.closure()
             for one in held:
-                one._n_graphs += 1
+                one._graphs.append(threading.get_ident())
         return held
 
-    def let_go(self, held: list[Component]) -> None:
+    def let_go(self, held: list[Component], thread: int) -> None:
         with self.room.lock:
             for one in held:
-                one._n_graphs -= 1
+                one._graphs.remove(thread)
                 one._end_leases()
 
     def _begin(self, module: nn.Module | None) -> None:
@@ -369,7 +376,7 @@ class Component:
         stream = current_stream(self.room)
         if stream is None:  # being captured: the leases end with a later use
             return
-        if self._uses or self._n_graphs:
+        if self._uses or self._graphs:
             for lease in self._leases:  # whoever ends them may be on another stream
                 name_stream(lease, stream)
             return

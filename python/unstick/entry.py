@@ -9,6 +9,7 @@ do nothing, and the hooks of a compiled module sit on its wrapper instead, outsi
 from __future__ import annotations
 
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,10 +72,11 @@ class _Held:
 
     def __init__(self, component: Component) -> None:
         self.component = component
+        self.thread = threading.get_ident()
         self.held = component.hold()
 
     def __del__(self) -> None:
-        self.component.let_go(self.held)
+        self.component.let_go(self.held, self.thread)
 
 
 def _graphs_of(output: Any) -> set[Any]:

@@ -523,5 +523,6 @@ def test_many_that_drift_are_taken_in_at_once(device, monkeypatch):
     for name, buffer in list(module.named_buffers()):
         setattr(module, name, buffer.clone())
     assert len(model.refresh().taken) == 300
-    assert len(looked) == 1 and held(device) == before
+    assert len(looked) == 1
+    assert held(device) <= before + (128 << 10)  # where tensors had died in all of a granule, another one has come
     assert all(is_inside(model, buffer) and bool((buffer == i).all()) for i, buffer in enumerate(module.buffers()))
