@@ -202,8 +202,8 @@ void bench_note_steps(struct bench *bench, const char *name)
 
 /* --- the device --- */
 
-int bench_open(struct bench *bench, uint64_t limit_bytes, uint64_t granule_bytes,
-                      struct unstick_device_info *info, struct unstick_error *error)
+int bench_open(struct bench *bench, uint64_t limit_bytes, uint64_t granule_bytes, struct unstick_device_info *info,
+               struct unstick_error *error)
 {
     struct unstick_context_options context_options = { .size = sizeof(context_options) };
     struct unstick_device_options device_options = { .size = sizeof(device_options),

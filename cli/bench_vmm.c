@@ -88,12 +88,15 @@ static void *vmm_releaser_run(void *userdata)
 /* Takes the sentinels away. */
 static int vmm_lift(struct bench *bench, struct bench_vmm *state, struct unstick_error *error)
 {
-    int r = UNSTICK_OK;
+    while (state->n_laid) {
+        uint64_t address = state->buffer.address + (state->n_laid - 1) * bench->granule_bytes;
+        int r = bench->driver->ops->unmap(bench->driver, address, bench->granule_bytes, error);
 
-    for (; state->n_laid && r == UNSTICK_OK; state->n_laid -= r == UNSTICK_OK)
-        r = bench->driver->ops->unmap(bench->driver, state->buffer.address + (state->n_laid - 1) * bench->granule_bytes,
-                                      bench->granule_bytes, error);
-    return r;
+        if (r < 0)
+            return r;
+        state->n_laid--;
+    }
+    return UNSTICK_OK;
 }
 
 /* Memory under all granules again, where there are sentinels now. */
@@ -187,40 +190,35 @@ static void vmm_close(struct bench *bench, struct bench_vmm *state)
 
 int bench_vmm(struct bench *bench, struct unstick_error *error)
 {
-    const struct bench_case threads = {
-        .name = "take-apart",
-        .what = "unmap, map the sentinel, release: on one thread",
-        .reference = "the same, the releases on a thread of their own",
-        .ours = vmm_one_thread,
-        .theirs = vmm_two_threads,
-    };
-    const struct bench_case halves = {
-        .name = "take-half",
-        .what = "the same on one thread, the sentinel of half a granule mapped twice",
-        .reference = "the sentinel of a granule",
-        .ours = vmm_half_sentinel,
-        .theirs = vmm_one_thread,
-    };
-    const struct bench_case unpinning = {
-        .name = "take-unpinning",
-        .what = "the same on one thread, while others give as much registered host memory back",
-        .reference = "while nobody does",
-        .ours = vmm_beside_unpinning,
-        .theirs = vmm_one_thread,
+    static const struct bench_case cases[] = {
+        { .name = "take-apart",
+          .what = "unmap, map the sentinel, release: on one thread",
+          .reference = "the same, the releases on a thread of their own",
+          .ours = vmm_one_thread,
+          .theirs = vmm_two_threads },
+        { .name = "take-half",
+          .what = "the same on one thread, the sentinel of half a granule mapped twice",
+          .reference = "the sentinel of a granule",
+          .ours = vmm_half_sentinel,
+          .theirs = vmm_one_thread },
+        { .name = "take-unpinning",
+          .what = "the same on one thread, while others give as much registered host memory back",
+          .reference = "while nobody does",
+          .ours = vmm_beside_unpinning,
+          .theirs = vmm_one_thread },
     };
     const char *reason = bench->is_host ? "a driver's work; there is none" : "the granule has no half";
-    const struct bench_case *cases[] = { &threads, &halves, &unpinning };
     struct bench_vmm state = { 0 };
     bool is_wanted = false;
     int r;
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-        is_wanted |= bench_is_wanted(bench, cases[i]->name);
+        is_wanted |= bench_is_wanted(bench, cases[i].name);
     if (!is_wanted)
         return UNSTICK_OK;
     if (bench->is_host || bench->granule_bytes % (2 * bench->driver->caps.granularity_bytes)) {
         for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-            bench_skip(bench, cases[i], reason);
+            bench_skip(bench, &cases[i], reason);
         return UNSTICK_OK;
     }
     r = bench_buffer_new(bench, true, &state.buffer, error);
@@ -229,7 +227,7 @@ int bench_vmm(struct bench *bench, struct unstick_error *error)
     if (r == UNSTICK_OK)
         r = bench->driver->ops->create(bench->driver, bench->granule_bytes / 2, &state.half, error);
     for (size_t i = 0; r == UNSTICK_OK && i < sizeof(cases) / sizeof(cases[0]); i++)
-        r = bench_case_run(bench, cases[i], &state, error);
+        r = bench_case_run(bench, &cases[i], &state, error);
     vmm_close(bench, &state);
     return r;
 }

@@ -143,6 +143,19 @@ static int survey_see(struct survey *survey, PyObject *object)
     return 1;
 }
 
+/* Twice the room, to which the items are moved. NULL with an exception set, and then they are where they were. */
+static void *items_grow(void *items, size_t *n_allocated, size_t item_bytes)
+{
+    size_t n = *n_allocated ? *n_allocated * 2 : 1024;
+
+    items = realloc(items, n * item_bytes);
+    if (items)
+        *n_allocated = n;
+    else
+        PyErr_NoMemory();
+    return items;
+}
+
 /* --- names --- */
 
 /* A step further than `before`; -1 with an exception set. `own` may be NULL. */
@@ -150,15 +163,11 @@ static int survey_step(struct survey *survey, size_t before, enum survey_step_ki
                        size_t *ret_name)
 {
     if (survey->n_steps == survey->n_steps_allocated) {
-        size_t n_allocated = survey->n_steps_allocated ? survey->n_steps_allocated * 2 : 4096;
-        struct survey_step *steps = realloc(survey->steps, n_allocated * sizeof(*steps));
+        struct survey_step *steps = items_grow(survey->steps, &survey->n_steps_allocated, sizeof(*steps));
 
-        if (!steps) {
-            PyErr_NoMemory();
+        if (!steps)
             return -1;
-        }
         survey->steps = steps;
-        survey->n_steps_allocated = n_allocated;
     }
     *ret_name = survey->n_steps;
     survey->steps[survey->n_steps++] = (struct survey_step){ before, kind, at, Py_XNewRef(own), NULL };
@@ -196,15 +205,11 @@ static PyObject *survey_text(struct survey *survey, size_t name)
 static int stack_push(struct survey_stack *stack, size_t name, PyObject *object, PyObject *kind)
 {
     if (stack->n == stack->n_allocated) {
-        size_t n_allocated = stack->n_allocated ? stack->n_allocated * 2 : 1024;
-        struct survey_entry *entries = realloc(stack->entries, n_allocated * sizeof(*entries));
+        struct survey_entry *entries = items_grow(stack->entries, &stack->n_allocated, sizeof(*entries));
 
-        if (!entries) {
-            PyErr_NoMemory();
+        if (!entries)
             return -1;
-        }
         stack->entries = entries;
-        stack->n_allocated = n_allocated;
     }
     stack->entries[stack->n++] = (struct survey_entry){ name, Py_NewRef(object), kind };
     return 0;

@@ -18,7 +18,7 @@ from ._unstick import Device
 from ._unstick import modules as all_modules
 from .component import Component, GuardMode
 from .errors import AdoptError, unsupported
-from .intake import CHUNK_BYTES, rounded
+from .intake import rounded
 from .report import Adoption, Left
 from .room import Room, room_of
 from .storages import Group, Storage, by_range, by_storage, has_memory, unmovable
@@ -307,7 +307,7 @@ class Adopter:
         for holders in (outside, tensors, storages, groups, extra):
             holders.clear()  # the old memory goes as soon as its tensors have moved
         for component in sorted(groups_of, key=order.index):
-            component.intake.take(groups_of.pop(component), CHUNK_BYTES, self.is_tight, report)
+            component.intake.take(groups_of.pop(component), self.is_tight, report)
         self.room.give_back()
         return wrappers
 

@@ -15,7 +15,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -30,6 +29,7 @@ from ._unstick import (
     Region,
     Task,
 )
+from .calls import Call, my_last
 from .errors import busy, evicted, revoked
 from .intake import Intake
 from .report import Moved
@@ -67,7 +67,7 @@ class Component:
         self.n_references = 0
         self._graphs: list[int] = []
         """The threads whose calls have made graphs that still live."""
-        self._uses: list[_Use] = []
+        self._uses: list[Call] = []
         self._leases: list[Lease] = []
         weakref.finalize(module, self._owned.clear).atexit = False
         room.components.add(self)
@@ -331,11 +331,11 @@ class Component:
 
     def begin_use(self) -> Noted:
         """Notes a use of what a cache has leased already, by whatever thread."""
-        use = _Use(threading.get_ident(), None)
+        use = Call(None)
         self._uses.append(use)  # without the lock: who holds it may be trying to evict this very component
         return Noted(self, use)
 
-    def end_use(self, use: _Use) -> None:
+    def end_use(self, use: Call) -> None:
         with self.room.lock:
             with suppress(ValueError):
                 self._uses.remove(use)
@@ -357,18 +357,16 @@ class Component:
                 one._end_leases()
 
     def _begin(self, module: nn.Module | None) -> None:
-        self._uses.append(_Use(threading.get_ident(), module))  # first: a graph may die now, and ends what nobody uses
+        self._uses.append(Call(module))  # first: a graph may die now, and ends what nobody uses
         if not self._leases:
             regions = self.slices.outside() if self.slices.is_streaming else self.regions
             self._leases = [region.lease(cancel_eviction=True) for region in regions]
         self.last_used = time.monotonic()
 
     def _take_back(self, module: nn.Module | None) -> None:
-        mine = threading.get_ident()
-        for index in range(len(self._uses) - 1, -1, -1):
-            if self._uses[index].thread == mine and self._uses[index].module is module:
-                del self._uses[index]
-                break
+        use = my_last(self._uses, module)
+        if use is not None:
+            self._uses.remove(use)
         self.last_used = time.monotonic()
         self._end_leases()
 
@@ -388,7 +386,7 @@ class Component:
             self._leases.pop()
 
     def _is_mine(self) -> bool:
-        return any(use.thread == threading.get_ident() for use in self._uses)
+        return any(use.is_mine for use in self._uses)
 
     def _forget_broken_uses(self) -> None:
         """A KeyboardInterrupt leaves no word behind: a use whose call is on no stack any more has ended."""
@@ -441,9 +439,9 @@ class Eviction:
 class Noted:
     """A use that lasts until end(), or until nobody holds this any more: then its user has gone without a word."""
 
-    def __init__(self, component: Component, use: _Use) -> None:
+    def __init__(self, component: Component, use: Call) -> None:
         self.component = component
-        self._use: _Use | None = use
+        self._use: Call | None = use
 
     def end(self) -> None:
         use, self._use = self._use, None
@@ -452,26 +450,6 @@ class Noted:
 
     def __del__(self) -> None:
         self.end()
-
-
-class _Use:
-    """One call that is under way."""
-
-    __slots__ = ('module', 'thread')
-
-    def __init__(self, thread: int, module: nn.Module | None) -> None:
-        self.thread = thread
-        self.module = module
-
-    def is_running(self, frames: dict[int, FrameType]) -> bool:
-        if self.module is None:
-            return True
-        frame: FrameType | None = frames.get(self.thread)
-        while frame is not None:
-            if frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get('self') is self.module:
-                return True
-            frame = frame.f_back
-        return False
 
 
 def _is_dead(region: Region) -> bool:

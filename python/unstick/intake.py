@@ -33,6 +33,11 @@ def rounded(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
+def room_for(groups: list[Group]) -> int:
+    """The bytes of a region in which the groups lie one behind the other."""
+    return sum(rounded(group.nbytes) for group in groups)
+
+
 def in_chunks(groups: list[Group], chunk_bytes: int) -> Iterator[list[Group]]:
     """Groups in their order, as many at a time as a chunk holds; one that is larger is alone."""
     chunk: list[Group] = []
@@ -90,7 +95,7 @@ class Intake:
         assert component is not None  # who calls holds it
         return component
 
-    def take(self, groups: list[Group], chunk_bytes: int, is_tight: bool, report: Adoption) -> None:
+    def take(self, groups: list[Group], is_tight: bool, report: Adoption) -> None:
         """Moves groups of storages into this component's regions: first where others have died, then into new ones.
 
         With room for all of it beside the old memory: into one. Without: chunk by chunk, so that what one leaves
@@ -101,7 +106,7 @@ class Intake:
         groups.clear()
         if not rest:
             return
-        expected = self._come(sum(rounded(group.nbytes) for group in rest))
+        expected = self._come(room_for(rest))
         if expected is not None:
             self._fill(expected, rest, report)
             return
@@ -119,7 +124,7 @@ class Intake:
         elif self._take_if_room(rest, report):
             return
         else:
-            for chunk in in_chunks(rest, chunk_bytes):
+            for chunk in in_chunks(rest, CHUNK_BYTES):
                 self._take(chunk, report)
         self.room.give_back()
         if any(region.state != 'resident' for region in self.component.regions):
@@ -155,11 +160,11 @@ class Intake:
 
     def _region(self, groups: list[Group]) -> Region:
         """A region for all of the groups; it has no memory yet."""
-        return Region(self.room.device, self.component.name, sum(rounded(group.nbytes) for group in groups))
+        return Region(self.room.device, self.component.name, room_for(groups))
 
     def _take_if_room(self, groups: list[Group], report: Adoption) -> bool:
         """Moves groups into one region if there is room for it beside them, and nobody has to leave."""
-        if not self.room.has_room(sum(rounded(group.nbytes) for group in groups)):
+        if not self.room.has_room(room_for(groups)):
             return False
         region = self._region(groups)
         if try_to_bring(region) is not None:

@@ -10,7 +10,6 @@ it is the one that is needed again last, and those at the front stay. What is co
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 import weakref
 from dataclasses import dataclass, field
@@ -21,11 +20,12 @@ from torch import nn
 
 from . import entry, guards
 from ._unstick import BusyError, Lease, NotResidentError, Region, modules
+from .calls import Call, my_last
 from .room import current_stream, end_lease, evict_unless_leased, name_stream, try_to_bring
 from .storages import Group
 
 if TYPE_CHECKING:
-    from .component import Component, _Use
+    from .component import Component
 
 SLICE_BYTES = 256 << 20
 N_SLICES = 16
@@ -69,7 +69,7 @@ class Part:
 class Slice:
     region: weakref.ref[Region]
     lease: Lease | None = None
-    uses: list[_Use] = field(default_factory=list)
+    uses: list[Call] = field(default_factory=list)
     used_at: int = 0
 
 
@@ -182,8 +182,6 @@ class Slices:
             time.sleep(0.001)  # an eviction that another thread asked for is under way
 
     def _try_to_enter(self, block: nn.Module, caller: nn.Module | None) -> bool:
-        from .component import _Use
-
         with self.component.room.lock:
             if not self.is_streaming and self.component.is_leased:
                 return True  # all of it is there
@@ -197,17 +195,15 @@ class Slices:
                     one.lease = region.lease(cancel_eviction=True)
                 except (BusyError, NotResidentError):
                     return False
-            one.uses.append(_Use(threading.get_ident(), caller))
+            one.uses.append(Call(caller))
         return True
 
     def leave(self, block: nn.Module, caller: nn.Module | None) -> None:
-        mine = threading.get_ident()
         with self.component.room.lock:
             one = self._of.get(block)
-            for use in reversed(one.uses if one is not None else ()):
-                if one is not None and use.thread == mine and use.module is caller:
-                    self._end_use(one, use)
-                    break
+            use = my_last(one.uses, caller) if one is not None else None
+            if one is not None and use is not None:
+                self._end_use(one, use)
 
     def enter_all(self, compiled: nn.Module, caller: nn.Module | None) -> None:
         """Compiled code is called, in which no hook of a block runs: what all blocks in it lie in comes back."""
@@ -223,8 +219,7 @@ class Slices:
 
     def are_there_for(self, module: nn.Module | None) -> bool:
         """Whether this thread is in a call of a block, and the module a part of that."""
-        mine = threading.get_ident()
-        uses = [use for one in self._slices.values() for use in one.uses if use.thread == mine]
+        uses = [use for one in self._slices.values() for use in one.uses if use.is_mine]
         return any(use.module is not None and module in modules(use.module) for use in uses)
 
     @property
@@ -237,7 +232,7 @@ class Slices:
                 if not use.is_running(frames):
                     self._end_use(one, use)
 
-    def _end_use(self, one: Slice, use: _Use) -> None:
+    def _end_use(self, one: Slice, use: Call) -> None:
         one.uses.remove(use)
         stream = current_stream(self.component.room)
         if not one.uses:

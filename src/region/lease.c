@@ -96,19 +96,29 @@ static bool lease_reserve_fences(struct unstick_region *region, size_t n)
     return true;
 }
 
-/* Forgets a ticket that is used up; the others keep their order, which is about that in which they pass. */
-static void fences_remove(struct unstick_region *region, uint64_t ticket)
+/* [baton] Polls the oldest ticket, and forgets it once it is used up; the others keep their order, which is about that
+ * in which they pass. Leases may end meanwhile and leave theirs behind it. UNSTICK_OK: it has passed, or is none. */
+static int fences_poll_first(struct unstick_region *region, bool *ret_is_empty, struct unstick_error *error)
 {
-    size_t i = 0;
+    struct unstick_context *ctx = region->dev->ctx;
+    uint64_t ticket = 0;
+    int r;
 
-    usk_context_lock(region->dev->ctx);
-    while (i < region->n_fences && region->fences[i] != ticket)
-        i++;
-    if (i < region->n_fences) {
-        region->n_fences--;
-        memmove(&region->fences[i], &region->fences[i + 1], (region->n_fences - i) * sizeof(*region->fences));
-    }
-    usk_context_unlock(region->dev->ctx);
+    usk_context_lock(ctx);
+    *ret_is_empty = !region->n_fences;
+    if (region->n_fences)
+        ticket = region->fences[0];
+    usk_context_unlock(ctx);
+    if (*ret_is_empty)
+        return UNSTICK_OK;
+    r = usk_device_poll(region->dev->driver, ticket, error);
+    if (r == UNSTICK_PENDING)
+        return r;
+    usk_context_lock(ctx);
+    region->n_fences--;
+    memmove(region->fences, region->fences + 1, region->n_fences * sizeof(*region->fences));
+    usk_context_unlock(ctx);
+    return r;
 }
 
 /* Polling is for who has the baton, as two must not use up one ticket: where somebody else has it, a later end does it.
@@ -116,7 +126,7 @@ static void fences_remove(struct unstick_region *region, uint64_t ticket)
 static void lease_retire_fences(struct unstick_region *region)
 {
     struct unstick_context *ctx = region->dev->ctx;
-    bool is_over = false;
+    bool is_empty = false;
     size_t n_fences;
 
     usk_context_lock(ctx);
@@ -124,17 +134,9 @@ static void lease_retire_fences(struct unstick_region *region)
     usk_context_unlock(ctx);
     if (n_fences < LEASE_FENCES_MANY || !usk_baton_try(ctx))
         return;
-    for (unsigned int i = 0; i < LEASE_RETIRE_MAX && !is_over; i++) {
-        uint64_t ticket = 0;
-
-        usk_context_lock(ctx);
-        is_over = !region->n_fences;
-        if (!is_over)
-            ticket = region->fences[0];
-        usk_context_unlock(ctx);
-        is_over = is_over || usk_device_poll(region->dev->driver, ticket, NULL) == UNSTICK_PENDING;
-        if (!is_over)
-            fences_remove(region, ticket);
+    for (unsigned int i = 0; i < LEASE_RETIRE_MAX && !is_empty; i++) {
+        if (fences_poll_first(region, &is_empty, NULL) == UNSTICK_PENDING)
+            break;
     }
     usk_baton_give(ctx);
 }
@@ -198,25 +200,11 @@ int unstick_lease_end(struct unstick_lease *lease, struct unstick_error *error)
 
 int usk_region_poll_fences(struct unstick_region *region, uint64_t deadline_ns, struct unstick_error *error)
 {
-    struct unstick_context *ctx = region->dev->ctx;
-
     for (;;) {
-        uint64_t ticket = 0;
-        bool has_ticket;
-        int r;
+        bool is_empty;
+        int r = fences_poll_first(region, &is_empty, error);
 
-        usk_context_lock(ctx);
-        has_ticket = region->n_fences;
-        if (has_ticket)
-            ticket = region->fences[region->n_fences - 1];
-        usk_context_unlock(ctx);
-        if (!has_ticket)
-            return UNSTICK_OK;
-        r = usk_device_poll(region->dev->driver, ticket, error);
-        if (r == UNSTICK_PENDING)
-            return r;
-        fences_remove(region, ticket); /* leases may have ended meanwhile and left theirs behind this one */
-        if (r < 0)
+        if (r != UNSTICK_OK || is_empty)
             return r;
         if (usk_clock_now_ns() > deadline_ns)
             return UNSTICK_PENDING;

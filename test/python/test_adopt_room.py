@@ -55,7 +55,7 @@ def made(n=24, width=256):
 
 @pytest.fixture
 def acted(monkeypatch):
-    monkeypatch.setattr(adoption, 'CHUNK_BYTES', 1 * MIB)
+    monkeypatch.setattr(intake, 'CHUNK_BYTES', 1 * MIB)
     monkeypatch.setattr(intake, 'BY_HOST_BYTES', 64 * KIB)
 
     def act(card):

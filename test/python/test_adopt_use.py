@@ -322,7 +322,7 @@ def test_a_graph_that_dies_as_a_use_begins(device, monkeypatch):
     model = unstick.adopt(module, device=device)
     outputs = [module(torch.rand(1, 64))]
 
-    class Use(component._Use):
+    class Use(component.Call):
         __slots__ = ()
 
         def __init__(self, *arguments):
@@ -330,7 +330,7 @@ def test_a_graph_that_dies_as_a_use_begins(device, monkeypatch):
             gc.collect()
             super().__init__(*arguments)
 
-    monkeypatch.setattr(component, '_Use', Use)
+    monkeypatch.setattr(component, 'Call', Use)
     with model.lease():
         assert [region.info()['n_leases'] for region in model.components['Sequential'].regions] == [1]
 
