@@ -31,6 +31,9 @@ SLICE_BYTES = 256 << 20
 N_SLICES = 16
 """Small components are cut finer than SLICE_BYTES."""
 
+PATIENCE_SECONDS = 1.0
+"""How long memory may be short while tasks are under way, before it is said to be."""
+
 SHARE = 0.75
 """A component that would take more than this of what there is for models may have to run block by block."""
 
@@ -251,18 +254,27 @@ class Slices:
 
     def _bring(self, region: Region) -> None:
         room = self.component.room
+        stuck_at: float | None = None
         while region.state != 'resident':
+            is_moving = room.device.context.info()['n_tasks'] > 0  # evictions of other threads may bring room
             info = region.info()
             missing = info['bytes'] - info['resident_bytes']
             self._drop(self.component.resident_bytes + missing - self._budget_bytes)
             shortage = try_to_bring(region)
-            if shortage is not None:
-                short = shortage.required_bytes - shortage.available_bytes
-                if not self._drop(short) and not room.make(short, self.component):
-                    try:
-                        raise shortage
-                    finally:
-                        del shortage  # it holds this frame, which holds it
+            if shortage is None:
+                continue
+            short = shortage.required_bytes - shortage.available_bytes
+            if self._drop(short) or room.make(short, self.component):
+                stuck_at = None
+            elif stuck_at is None:
+                stuck_at = time.monotonic()
+            elif is_moving and time.monotonic() < stuck_at + PATIENCE_SECONDS:
+                time.sleep(0.001)
+            else:
+                try:
+                    raise shortage
+                finally:
+                    del shortage  # it holds this frame, which holds it
 
     def _drop(self, nbytes: int, from_the_end: bool = False) -> bool:
         """Evicts slices that are not in use: the ones at the end, or the one that was used last. False if none went."""
