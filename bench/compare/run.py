@@ -354,7 +354,11 @@ class Run:
             those = [worker for worker in workers if model in worker.models]
 
             def cycle(worker: Worker, row: int, model: str = model) -> None:
-                worker.add('cycle', model, worker.call('cycle', model=model, check=row == 0))
+                link = self.ballast.link(GIB // 2) if not self.is_dry else 0
+                entry = worker.call('cycle', model=model, check=row == 0)
+                if entry is not None and link:
+                    entry['link_bytes_per_s'] = link  # as it was just before: what it gives varies
+                worker.add('cycle', model, entry)
 
             self.rows(those, self.arguments.runs, cycle)
 
