@@ -77,6 +77,7 @@ int usk_os_unmap(void *address, uint64_t bytes, struct unstick_error *error);
 
 /* Private memory, in huge pages where the system has them, not inherited by a fork, not yet touched. */
 int usk_os_map_anonymous(uint64_t bytes, void **ret_address, struct unstick_error *error);
+#define USK_OS_HUGE_PAGE_BYTES (UINT64_C(2) << 20)
 /* Touches every page for writing. May block for long: for pool threads. */
 int usk_os_populate(void *address, uint64_t bytes, struct unstick_error *error);
 /* Prefers the memory of a NUMA node for what is not touched yet; node < 0 or a refusal change nothing. */

@@ -239,12 +239,10 @@ int usk_os_map_anonymous(uint64_t bytes, void **ret_address, struct unstick_erro
 /* One call holds the lock on the address space; who maps something waits for it, and everybody else for him, also a
  * driver with its own lock held. A virtual machine may take milliseconds for memory that it touches for the first time:
  * so each call is a huge page. */
-#define OS_POPULATE_BYTES (UINT64_C(2) << 20)
-
 static int populate_all(char *address, uint64_t bytes, int advice)
 {
     for (uint64_t offset = 0; offset < bytes;) {
-        uint64_t n = usk_min(bytes - offset, OS_POPULATE_BYTES);
+        uint64_t n = usk_min(bytes - offset, USK_OS_HUGE_PAGE_BYTES);
 
         if (madvise(address + offset, n, advice) == 0)
             offset += n;

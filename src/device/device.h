@@ -139,12 +139,17 @@ struct usk_device_ops {
     /* [any] Gives a ticket up without waiting for it. */
     void (*drop)(struct usk_device *dev, uint64_t ticket);
 
-    /* [baton] Between the two the caller makes several calls, one behind the other, and register_host() and
-     * unregister_host() of other threads wait: a driver may hold a lock over those for a millisecond and more, and each
-     * call would wait for one. Short, and not nested. False: one of those runs; event_fd is signalled when it is over,
-     * and for a moment no other one begins. NULL where nothing is to be gained. */
+    /* [baton] Between the two the caller makes several calls, one behind the other, and register_host(),
+     * unregister_host() and begin_paging() of other threads wait: a driver and the system may hold a lock over what
+     * these do for a millisecond and more, and each call would wait for one. Short, and not nested. False: one of those
+     * runs; event_fd is signalled when it is over, and for a moment no other one begins. NULL where nothing is to be
+     * gained. */
     bool (*begin_burst)(struct usk_device *dev);
     void (*end_burst)(struct usk_device *dev);
+    /* [any] [blocks] Around what makes the system touch new host memory, or take it back: by any number of threads at
+     * once, for a millisecond or so, with no other function called between the two. NULL where begin_burst() is. */
+    void (*begin_paging)(struct usk_device *dev);
+    void (*end_paging)(struct usk_device *dev);
 
     /* [any] [blocks] Makes host memory known to the device, so that copies run at the speed of the link and need not
      * wait. Pages are present or become so. UNSTICK_UNSUPPORTED where it is refused: use a ring. */
@@ -185,6 +190,18 @@ static inline int usk_device_poll(struct usk_device *dev, uint64_t ticket, struc
 static inline void usk_device_drop(struct usk_device *dev, uint64_t ticket)
 {
     dev->ops->drop(dev, ticket);
+}
+
+static inline void usk_device_begin_paging(struct usk_device *dev)
+{
+    if (dev->ops->begin_paging)
+        dev->ops->begin_paging(dev);
+}
+
+static inline void usk_device_end_paging(struct usk_device *dev)
+{
+    if (dev->ops->end_paging)
+        dev->ops->end_paging(dev);
 }
 
 #endif

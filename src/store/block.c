@@ -25,7 +25,6 @@
 #include "base/os.h"
 #include "store/store_private.h"
 
-#define BLOCK_HUGE_PAGE_BYTES (UINT64_C(2) << 20)
 #define BLOCK_SLICE_MIN_BYTES (UINT64_C(16) << 20)
 
 static void block_lock(struct usk_block *block)
@@ -60,10 +59,12 @@ static void block_give_back(struct usk_block *block, bool is_pinned)
         if (is_pinned)
             r = usk_store_unregister(store, block->address, block->bytes, &error);
         /* What the device may still write to must not become somebody else's memory: the addresses are left over. */
+        usk_device_begin_paging(store->dev);
         if (r >= 0)
             r = usk_os_unmap(block->address, block->bytes, &error);
         else
             usk_os_forget(block->address, block->bytes);
+        usk_device_end_paging(store->dev);
     }
 
     block_lock(block);
@@ -162,7 +163,7 @@ static uint64_t block_slice_bytes(const struct usk_block *block)
     uint64_t n = usk_min(USK_BLOCK_SLICES_MAX, usk_div_up(block->bytes, BLOCK_SLICE_MIN_BYTES));
 
     /* No huge page is shared by two threads. */
-    return usk_div_up(usk_div_up(block->bytes, n), BLOCK_HUGE_PAGE_BYTES) * BLOCK_HUGE_PAGE_BYTES;
+    return usk_div_up(usk_div_up(block->bytes, n), USK_OS_HUGE_PAGE_BYTES) * USK_OS_HUGE_PAGE_BYTES;
 }
 
 /* Hands slices to the pool, as many as may run. */
@@ -190,6 +191,20 @@ static void block_pump(struct usk_store *store)
     }
 }
 
+/* Piece by piece, so that the device's calls are never kept waiting for long. */
+static int block_touch(struct usk_block *block, uint64_t offset, uint64_t bytes, struct unstick_error *error)
+{
+    struct usk_device *dev = block->store->dev;
+    int r = UNSTICK_OK;
+
+    for (uint64_t end = offset + bytes; offset < end && r >= 0; offset += USK_OS_HUGE_PAGE_BYTES) {
+        usk_device_begin_paging(dev);
+        r = usk_os_populate((char *)block->address + offset, usk_min(USK_OS_HUGE_PAGE_BYTES, end - offset), error);
+        usk_device_end_paging(dev);
+    }
+    return r;
+}
+
 static void block_run_slice(struct usk_job *job)
 {
     struct usk_block_job *slice = (struct usk_block_job *)job;
@@ -200,7 +215,7 @@ static void block_run_slice(struct usk_job *job)
 
     if (!block_is_given_up(block)) {
         struct unstick_error error;
-        int r = usk_os_populate((char *)block->address + offset, usk_min(slice_bytes, block->bytes - offset), &error);
+        int r = block_touch(block, offset, usk_min(slice_bytes, block->bytes - offset), &error);
 
         if (r < 0)
             block_fail(block, &error);

@@ -3,8 +3,8 @@
  * Discard, revoke and release: contents and backups go, the addresses stay and lead to the sentinel. A discarded
  * region can be filled again, a revoked or released one cannot.
  *
- * Device memory goes first, all of it. Host memory is given back by the store's own threads, and while the driver
- * undoes a registration of theirs a call of ours may have to wait.
+ * Device memory goes first, all of it. Host memory is given back by the store's own threads, one block after the other,
+ * and each of those keeps our calls out for as long.
  */
 #include "task/task.h"
 

@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/math.h"
 #include "device/cuda/fences.h"
+#include "device/cuda/gate.h"
 #include "device/cuda/hash.h"
 #include "device/cuda/info.h"
 #include "device/cuda/lanes.h"
@@ -175,13 +176,25 @@ static void cuda_drop(struct usk_device *dev, uint64_t ticket)
 
 static bool cuda_begin_burst(struct usk_device *dev)
 {
-    return usk_cuda_pins_begin_burst(dev->event_fd);
+    return usk_cuda_gate_begin_burst(dev->event_fd);
 }
 
 static void cuda_end_burst(struct usk_device *dev)
 {
     (void)dev;
-    usk_cuda_pins_end_burst();
+    usk_cuda_gate_end_burst();
+}
+
+static void cuda_begin_paging(struct usk_device *dev)
+{
+    (void)dev;
+    usk_cuda_gate_begin_paging();
+}
+
+static void cuda_end_paging(struct usk_device *dev)
+{
+    (void)dev;
+    usk_cuda_gate_end_paging();
 }
 
 static int cuda_register(struct usk_device *dev, void *address, uint64_t bytes, unsigned int flags,
@@ -234,6 +247,8 @@ static const struct usk_device_ops cuda_ops = {
     .drop = cuda_drop,
     .begin_burst = cuda_begin_burst,
     .end_burst = cuda_end_burst,
+    .begin_paging = cuda_begin_paging,
+    .end_paging = cuda_end_paging,
     .register_host = cuda_register,
     .unregister_host = cuda_unregister,
     .host_alloc = cuda_host_alloc,

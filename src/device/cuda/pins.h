@@ -4,10 +4,6 @@
 
 #include "device/cuda/core.h"
 
-/* As the contract's begin_burst() and end_burst(), for the whole process. */
-bool usk_cuda_pins_begin_burst(int event_fd);
-void usk_cuda_pins_end_burst(void);
-
 /* Host memory that the driver knows of. [any] [blocks] */
 int usk_cuda_pins_register(struct usk_cuda_core *core, void *address, uint64_t bytes, bool is_read_only,
                            struct unstick_error *error);

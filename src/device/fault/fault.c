@@ -535,6 +535,16 @@ static void fault_end_burst(struct usk_device *dev)
         inner->ops->end_burst(inner);
 }
 
+static void fault_begin_paging(struct usk_device *dev)
+{
+    usk_device_begin_paging(fault_from(dev)->inner);
+}
+
+static void fault_end_paging(struct usk_device *dev)
+{
+    usk_device_end_paging(fault_from(dev)->inner);
+}
+
 static int fault_host_alloc(struct usk_device *dev, uint64_t bytes, void **ret_address, struct unstick_error *error)
 {
     struct fault *fault = fault_from(dev);
@@ -576,6 +586,8 @@ static const struct usk_device_ops fault_ops = {
     .drop = fault_drop,
     .begin_burst = fault_begin_burst,
     .end_burst = fault_end_burst,
+    .begin_paging = fault_begin_paging,
+    .end_paging = fault_end_paging,
     .register_host = fault_register,
     .unregister_host = fault_unregister,
     .host_alloc = fault_host_alloc,
