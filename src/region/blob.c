@@ -42,3 +42,22 @@ void usk_blob_unref(struct usk_blob *blob)
         usk_arena_put(blob->arena, blob->index);
     free(blob);
 }
+
+void usk_blob_take(struct usk_granule *granule, struct usk_blob **list)
+{
+    if (!granule->blob)
+        return;
+    granule->blob->next = *list;
+    *list = granule->blob;
+    granule->blob = NULL;
+}
+
+void usk_blob_unref_all(struct usk_blob **list)
+{
+    while (*list) {
+        struct usk_blob *blob = *list;
+
+        *list = blob->next;
+        usk_blob_unref(blob);
+    }
+}

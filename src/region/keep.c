@@ -83,7 +83,8 @@ static int keep_wait(struct unstick_region *region, const bool *is_live, struct 
 }
 
 /* [baton] */
-static int keep_bury(struct unstick_region *region, uint32_t index, uint64_t *bytes, struct unstick_error *error)
+static int keep_bury(struct unstick_region *region, uint32_t index, struct usk_blob **dropped, uint64_t *bytes,
+                     struct unstick_error *error)
 {
     struct usk_granule *granule = &region->granules[index];
     int r = UNSTICK_OK;
@@ -99,8 +100,7 @@ static int keep_bury(struct unstick_region *region, uint32_t index, uint64_t *by
             return r;
         *bytes += usk_region_granule_bytes(region, index);
     }
-    usk_blob_unref(granule->blob);
-    granule->blob = NULL;
+    usk_blob_take(granule, dropped);
     granule->place = USK_PLACE_DEAD;
     return UNSTICK_OK;
 }
@@ -110,6 +110,7 @@ static int keep_bury_all(struct unstick_region *region, const bool *is_live, uin
                          struct unstick_error *error)
 {
     struct unstick_context *ctx = region->dev->ctx;
+    struct usk_blob *dropped = NULL;
     int first = UNSTICK_OK;
     bool is_over = false;
 
@@ -122,11 +123,12 @@ static int keep_bury_all(struct unstick_region *region, const bool *is_live, uin
             if (is_live[i])
                 continue;
             n++;
-            r = keep_bury(region, i, bytes, first < 0 ? NULL : error);
+            r = keep_bury(region, i, &dropped, bytes, first < 0 ? NULL : error);
             first = first < 0 ? first : r;
         }
         is_over = i >= usk_region_n_granules(region);
         if (is_over) {
+            usk_blob_unref_all(&dropped);
             usk_region_trim(region);
             usk_region_publish(region);
         }

@@ -20,7 +20,7 @@ struct usk_blob {
     bool is_filled;               /* holds the contents of a granule as they were at some moment */
     bool has_hash;
     uint64_t hash;                /* of the blob's own bytes */
-    struct usk_blob *next;        /* of those that a task is to give up */
+    struct usk_blob *next;        /* of those that are to be given up */
 };
 
 enum usk_place {
@@ -152,6 +152,10 @@ int usk_granule_give_up(struct unstick_region *region, uint32_t index, struct un
 struct usk_blob *usk_blob_new_arena(struct usk_arena *arena, uint32_t index);
 struct usk_blob *usk_blob_new_file(struct usk_backing *backing, uint32_t index);
 void usk_blob_unref(struct usk_blob *blob);
+/* Takes a granule's blob, if it has one, to a list of those that go together, when device memory has gone: host memory
+ * is given back block by block, and each keeps the device's calls out for as long. */
+void usk_blob_take(struct usk_granule *granule, struct usk_blob **list);
+void usk_blob_unref_all(struct usk_blob **list);
 
 /* --- lease.c --- */
 

@@ -3,8 +3,7 @@
  * Discard, revoke and release: contents and backups go, the addresses stay and lead to the sentinel. A discarded
  * region can be filled again, a revoked or released one cannot.
  *
- * Device memory goes first, all of it. Host memory is given back by the store's own threads, one block after the other,
- * and each of those keeps our calls out for as long.
+ * Device memory goes first, all of it, and backups then.
  */
 #include "task/task.h"
 
@@ -23,25 +22,10 @@ static int drop_one(struct unstick_task *task, uint32_t index, bool to_spare)
             return r;
         task->result.done_bytes += usk_region_granule_bytes(task->region, index);
     }
-    if (granule->blob) {
-        granule->blob->next = task->dropped;
-        task->dropped = granule->blob;
-        granule->blob = NULL;
-    }
+    usk_blob_take(granule, &task->dropped);
     if (granule->place != USK_PLACE_POISONED)
         granule->place = USK_PLACE_EMPTY;
     return UNSTICK_OK;
-}
-
-/* Gives up the backups of all that has gone. */
-static void drop_backups(struct unstick_task *task)
-{
-    while (task->dropped) {
-        struct usk_blob *blob = task->dropped;
-
-        task->dropped = blob->next;
-        usk_blob_unref(blob);
-    }
 }
 
 /* A failure of one granule does not keep the others. True when all were tried. */
@@ -53,7 +37,7 @@ static bool drop_work(struct unstick_task *task, struct usk_step *step)
         int r;
 
         if (task->cursor == task->region->n_reserved) {
-            drop_backups(task);
+            usk_blob_unref_all(&task->dropped);
             return true;
         }
         if (task->region->granules[task->cursor].physical) {
