@@ -90,8 +90,8 @@ class Ballast:
         return int(line)
 
     def link(self, nbytes: int) -> int:
-        """Bytes per second that a plain copy from pinned memory to the device has."""
-        return self._ask(f'link {nbytes}')
+        """Bytes per second that a plain copy from pinned memory to the device has; 0 where there is no device."""
+        return 0 if self._process is None else self._ask(f'link {nbytes}')
 
     def leave(self, nbytes: int) -> int:
         """Takes memory until so much is free (0: gives all back); what is free then."""
@@ -296,8 +296,8 @@ class Run:
         self.end(workers, before, files)
 
     def measure_link(self) -> None:
-        if not self.is_dry:
-            self.link.append(self.ballast.link(2 * GIB))
+        if link := self.ballast.link(2 * GIB):
+            self.link.append(link)
 
     def used(self) -> int:
         return int(self.nvml.memory().used) if self.nvml is not None else 0
@@ -354,7 +354,7 @@ class Run:
             those = [worker for worker in workers if model in worker.models]
 
             def cycle(worker: Worker, row: int, model: str = model) -> None:
-                link = self.ballast.link(GIB // 2) if not self.is_dry else 0
+                link = self.ballast.link(GIB // 2)
                 entry = worker.call('cycle', model=model, check=row == 0)
                 if entry is not None and link:
                     entry['link_bytes_per_s'] = link  # as it was just before: what it gives varies
