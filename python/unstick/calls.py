@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Call:
-    """A call of this thread that is under way."""
+    """A call that is under way, of the thread that made this."""
 
     __slots__ = ('module', 'thread')
 
