@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -25,7 +26,6 @@ from ._unstick import (
     CanceledError,
     Lease,
     NotResidentError,
-    OutOfDeviceMemoryError,
     Region,
     Task,
 )
@@ -33,7 +33,7 @@ from .calls import Call, my_last
 from .errors import busy, evicted, revoked
 from .intake import Intake
 from .report import Moved
-from .room import Room, current_stream, end_lease, evict_unless_leased, name_stream
+from .room import Room, current_stream, end_lease, evict_unless_leased, name_stream, refuse, shortage_of
 from .slices import Slices
 from .storages import move_out
 from .working import Working, reading
@@ -172,17 +172,7 @@ class Component:
 
     def wait_for(self, tasks: list[Task]) -> None:
         """Waits until what begin_to_restore() began has come back."""
-        shortage = None
-        for task in tasks:
-            try:
-                task.wait()
-            except OutOfDeviceMemoryError as error:
-                shortage = error.with_traceback(None)
-        if shortage is not None:
-            try:
-                raise shortage
-            finally:
-                del shortage  # it holds this frame, which holds it
+        refuse(shortage_of(tasks))
         for one in self.closure():
             guards.remove(one)
 
@@ -257,42 +247,46 @@ class Component:
 
     def come_back(self, operation: str) -> None:
         """Before something reads the contents: they come back, or the caller hears why not."""
-        self.check_usable(operation)
-        if not self.is_resident:
-            if self.guard == 'raise':
-                raise evicted(f'{operation}: {self.name} is evicted; call restore() first', operation)
-            _refuse_while_capturing(self)
+        if self._has_to_come_back(operation):
             self.room.bring(self)
-        else:
+
+    def _has_to_come_back(self, operation: str) -> bool:
+        self.check_usable(operation)
+        if self.is_resident:
             guards.remove(self)
+            return False
+        if self.guard == 'raise':
+            raise evicted(f'{operation}: {self.name} is evicted; call restore() first', operation)
+        _refuse_while_capturing(self)
+        return True
 
     def enter(self, module: nn.Module | None, operation: str = 'forward') -> None:
         """Begins a use: resident from here on, and not moved until the matching leave()."""
-        while not self._try_to_enter(module, operation):
-            time.sleep(0.001)  # an eviction that another thread asked for is under way
+        self.room.patiently(partial(self._try_to_enter, module, operation))
 
     def _try_to_enter(self, module: nn.Module | None, operation: str) -> bool:
-        with self.room.lock:
-            if module is None and self.slices.is_streaming and not self._is_mine():
-                return False  # all of it is wanted, and another thread's call has it come block by block: that ends
-            # What is leased is resident, and its guards are gone.
-            if not self._leases and not self.slices.is_streaming and not self._begin_to_stream(module):
-                self.come_back(operation)
-                if module is not None and current_stream(self.room) is not None:
-                    self.room.make_for_call(self)
-            begun: list[Component] = []
-            is_begun = False
-            try:
-                for one in self.closure():
-                    begun.append(one)
-                    one._begin(module)
-                is_begun = True
-            except (BusyError, NotResidentError):
-                pass
-            finally:
-                if not is_begun:
-                    for one in begun:
-                        one._take_back(module)
+        """With the room's lock held. False: an eviction that another thread asked for is under way."""
+        if module is None and self.slices.is_streaming and not self._is_mine():
+            return False  # all of it is wanted, and another thread's call has it come block by block: that ends
+        # What is leased is resident, and its guards are gone.
+        if not self._leases and not self.slices.is_streaming and not self._begin_to_stream(module):
+            if self._has_to_come_back(operation):
+                self.room.bring_now(self)
+            if module is not None and current_stream(self.room) is not None:
+                self.room.make_for_call(self)
+        begun: list[Component] = []
+        is_begun = False
+        try:
+            for one in self.closure():
+                begun.append(one)
+                one._begin(module)
+            is_begun = True
+        except (BusyError, NotResidentError):
+            pass
+        finally:
+            if not is_begun:
+                for one in begun:
+                    one._take_back(module)
         return is_begun
 
     def _begin_to_stream(self, module: nn.Module | None) -> bool:
@@ -310,7 +304,7 @@ class Component:
                 self.working.begin(now)
             for one in self.closure():
                 if one is not self:
-                    self.room.bring(one)
+                    self.room.bring_now(one)
         except BaseException:
             self.slices.end()
             raise

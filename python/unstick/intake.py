@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from ._unstick import BusyError, NotResidentError, OutOfDeviceMemoryError, Region, Task
 from .report import Adoption, Taken
-from .room import try_to_bring
+from .room import refuse, shortage_after, try_to_bring
 from .storages import Bring, Group, Place, move, move_by_host, move_out
 
 if TYPE_CHECKING:
@@ -219,22 +219,14 @@ class Intake:
         torch's cache goes first, then others, and then what came of this very component before: its contents are in
         its backup.
         """
-        shortage = try_to_bring(region, nbytes)
-        for remedy in (self.room.make, self._make_of_own):
-            while shortage is not None and remedy(shortage.required_bytes - shortage.available_bytes, self.component):
-                shortage = try_to_bring(region, nbytes)
-        return shortage
-
-    def _make_of_own(self, nbytes: int, _: Component) -> bool:
-        return self.component.evict_regions(nbytes) > 0
+        component, room = self.component, self.room
+        return shortage_after(
+            lambda: try_to_bring(region, nbytes),
+            lambda missing: room.make(missing, component) or component.evict_regions(missing) > 0,
+        )
 
     def _bring(self, region: Region, nbytes: int = 0) -> None:
-        shortage = self._shortage(region, nbytes)
-        if shortage is not None:
-            try:
-                raise shortage
-            finally:
-                del shortage  # it holds this frame, which holds it
+        refuse(self._shortage(region, nbytes))
 
     def _bring_for_old(self, region: Region, nbytes: int = 0) -> None:
         """As _bring(), where the old memory has just gone to torch's cache: it makes way before any other is taken."""

@@ -2,7 +2,8 @@
 """A device and the components on it: who has to go when another one needs room.
 
 One lock per device guards the bookkeeping. It is held while a component is brought back, so that no two threads fight
-for the same room; it is never held while waiting for somebody's use to end, who would need it to say so.
+for the same room; it is never held while waiting for somebody's use to end, who would need it to say so. So who finds
+no room, and another thread about to give some back, undoes what it began, lets go of the lock, and tries again.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
 
-from ._unstick import CanceledError, Context, Device, Lease, OutOfDeviceMemoryError, Region, TimedOutError
+from ._unstick import CanceledError, Context, Device, Lease, OutOfDeviceMemoryError, Region, Task, TimedOutError
 from .reclaiming import perform
 from .working import reading, trim_all
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 HOLD_SECONDS = 2.0
 """A component that was used this recently goes only when nothing else is left: against thrash."""
+
+PATIENCE_SECONDS = 1.0
+"""How long memory may be short while tasks are under way, before it is said to be."""
 
 
 class Room:
@@ -38,18 +43,41 @@ class Room:
         return torch.device('cuda', self.device.index) if self.device.kind == 'cuda' else torch.device('cpu')
 
     def bring(self, component: Component) -> None:
-        """Makes a component resident, at the cost of others that are not in use."""
+        """Makes a component resident, at the cost of others that are not in use. Without the lock, as patiently()."""
+
+        def has_come() -> bool:
+            self.bring_now(component)
+            return True
+
+        self.patiently(has_come)
+
+    def bring_now(self, component: Component) -> None:
+        """As bring(), for a part of an attempt: what is missing now is an error at once."""
         with self.lock:
-            while True:
-                shortage = self._try(component)
-                if shortage is None:
-                    return
-                # Outside the handler: it would keep the frames of the failure, and what they hold, alive.
-                if not self.make(shortage.required_bytes - shortage.available_bytes, component):
-                    try:
-                        raise shortage
-                    finally:
-                        del shortage  # it holds this frame, which holds it
+            refuse(shortage_after(lambda: self._try(component), lambda nbytes: self.make(nbytes, component)))
+
+    def patiently(self, attempt: Callable[[], bool]) -> None:
+        """Makes an attempt with the lock held until it succeeds, waiting without: uses end, and evictions go on.
+
+        False: what is in its way ends by itself. A shortage is believed when it is seen twice and nothing moves, or
+        when it has lasted.
+        """
+        short_since: float | None = None
+        is_moving = True
+        while True:
+            try:
+                with self.lock:
+                    if attempt():
+                        return
+                short_since = None
+            except OutOfDeviceMemoryError:
+                now = time.monotonic()
+                if short_since is None:
+                    short_since = now  # what was on its way out during the attempt may just have gone
+                elif not is_moving or now > short_since + PATIENCE_SECONDS:
+                    raise
+            time.sleep(0.001)
+            is_moving = self.device.context.info()['n_tasks'] > 0  # evictions of other threads may bring room
 
     def free_bytes(self, keep: Component | None = None) -> int:
         """What models can have: free, cached by torch, and with `keep` what others could make way with for it."""
@@ -154,11 +182,37 @@ def end_lease(lease: Lease, stream: int) -> None:
 
 def try_to_bring(region: Region, nbytes: int = 0) -> OutOfDeviceMemoryError | None:
     """Brings memory, for so many more bytes of the region or for all of it; what is missing, if there is none."""
-    try:
-        region.restore(max_bytes=nbytes).wait()
-    except OutOfDeviceMemoryError as error:
-        return error.with_traceback(None)
-    return None
+    return shortage_of([region.restore(max_bytes=nbytes)])
+
+
+def shortage_of(tasks: list[Task]) -> OutOfDeviceMemoryError | None:
+    """Waits for all of them; what one of them was missing, without the frames that saw it, and what those hold."""
+    shortage = None
+    for task in tasks:
+        try:
+            task.wait()
+        except OutOfDeviceMemoryError as error:
+            shortage = error.with_traceback(None)
+    return shortage
+
+
+def shortage_after(
+    attempt: Callable[[], OutOfDeviceMemoryError | None], make: Callable[[int], bool]
+) -> OutOfDeviceMemoryError | None:
+    """What is missing when nobody makes room for an attempt any more; None if it has succeeded before."""
+    while (shortage := attempt()) is not None:
+        if not make(shortage.required_bytes - shortage.available_bytes):
+            break
+    return shortage
+
+
+def refuse(shortage: OutOfDeviceMemoryError | None) -> None:
+    """Raises what is missing, if anything is."""
+    if shortage is not None:
+        try:
+            raise shortage
+        finally:
+            del shortage  # it holds this frame, which holds it
 
 
 def evict_unless_leased(region: Region, max_bytes: int = 0) -> None:

@@ -10,18 +10,26 @@ it is the one that is needed again last, and those at the front stay. What is co
 from __future__ import annotations
 
 import itertools
-import time
 import weakref
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from . import entry, guards
-from ._unstick import BusyError, Lease, NotResidentError, Region, modules
+from ._unstick import BusyError, Lease, NotResidentError, OutOfDeviceMemoryError, Region, modules
 from .calls import Call, my_last
-from .room import current_stream, end_lease, evict_unless_leased, name_stream, try_to_bring
+from .room import (
+    current_stream,
+    end_lease,
+    evict_unless_leased,
+    name_stream,
+    refuse,
+    shortage_after,
+    try_to_bring,
+)
 from .storages import Group
 
 if TYPE_CHECKING:
@@ -30,9 +38,6 @@ if TYPE_CHECKING:
 SLICE_BYTES = 256 << 20
 N_SLICES = 16
 """Small components are cut finer than SLICE_BYTES."""
-
-PATIENCE_SECONDS = 1.0
-"""How long memory may be short while tasks are under way, before it is said to be."""
 
 SHARE = 0.75
 """A component that would take more than this of what there is for models may have to run block by block."""
@@ -181,24 +186,23 @@ class Slices:
 
         `caller` is the module whose call says so: the block itself, or what was compiled around it. None: no module.
         """
-        while not self._try_to_enter(block, caller):
-            time.sleep(0.001)  # an eviction that another thread asked for is under way
+        self.component.room.patiently(partial(self._try_to_enter, block, caller))
 
     def _try_to_enter(self, block: nn.Module, caller: nn.Module | None) -> bool:
-        with self.component.room.lock:
-            if not self.is_streaming and self.component.is_leased:
-                return True  # all of it is there
-            one = self._of.get(block)
-            region = one.region() if one is not None else None
-            if one is None or region is None:
-                return True
-            if not one.uses:
-                self._bring(region)
-                try:
-                    one.lease = region.lease(cancel_eviction=True)
-                except (BusyError, NotResidentError):
-                    return False
-            one.uses.append(Call(caller))
+        """With the room's lock held. False: an eviction that another thread asked for is under way."""
+        if not self.is_streaming and self.component.is_leased:
+            return True  # all of it is there
+        one = self._of.get(block)
+        region = one.region() if one is not None else None
+        if one is None or region is None:
+            return True
+        if not one.uses:
+            self._bring(region)
+            try:
+                one.lease = region.lease(cancel_eviction=True)
+            except (BusyError, NotResidentError):
+                return False
+        one.uses.append(Call(caller))
         return True
 
     def leave(self, block: nn.Module, caller: nn.Module | None) -> None:
@@ -253,28 +257,16 @@ class Slices:
         return int(self.component.nbytes - sum(sizes) + 2 * max(sizes, default=0))
 
     def _bring(self, region: Region) -> None:
-        room = self.component.room
-        stuck_at: float | None = None
-        while region.state != 'resident':
-            is_moving = room.device.context.info()['n_tasks'] > 0  # evictions of other threads may bring room
+        component = self.component
+
+        def attempt() -> OutOfDeviceMemoryError | None:
             info = region.info()
             missing = info['bytes'] - info['resident_bytes']
-            self._drop(self.component.resident_bytes + missing - self._budget_bytes)
-            shortage = try_to_bring(region)
-            if shortage is None:
-                continue
-            short = shortage.required_bytes - shortage.available_bytes
-            if self._drop(short) or room.make(short, self.component):
-                stuck_at = None
-            elif stuck_at is None:
-                stuck_at = time.monotonic()
-            elif is_moving and time.monotonic() < stuck_at + PATIENCE_SECONDS:
-                time.sleep(0.001)
-            else:
-                try:
-                    raise shortage
-                finally:
-                    del shortage  # it holds this frame, which holds it
+            self._drop(component.resident_bytes + missing - self._budget_bytes)
+            return try_to_bring(region)
+
+        if region.state != 'resident':
+            refuse(shortage_after(attempt, lambda nbytes: self._drop(nbytes) or component.room.make(nbytes, component)))
 
     def _drop(self, nbytes: int, from_the_end: bool = False) -> bool:
         """Evicts slices that are not in use: the ones at the end, or the one that was used last. False if none went."""

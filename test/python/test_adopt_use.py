@@ -235,6 +235,67 @@ def test_evictions_beside_calls(device):
     assert found == [True] * 200
 
 
+@pytest.fixture
+def leaving(context):
+    """A model that is away, and in its place another one, which is leaving: as soon as a call of it has ended.
+
+    The end of that call, on a thread of its own, takes the lock of the room.
+    """
+    device = unstick.Device(context, 'host:384KiB', granule_bytes=64 << 10)
+    module, other = small(), Waiting()
+    model = unstick.adopt(module, device=device)
+    model.evict()
+    call = Call(other)
+    component = unstick.adopt(other, device=device).components['Waiting']
+    call.start()
+    assert call.begun.wait(10)
+    eviction = component.begin_to_evict()
+    yield module, model, call
+    call.finish()
+    eviction.end()
+
+
+@pytest.mark.parametrize('how', ['restore', 'call', 'state_dict'])
+def test_what_another_thread_has_leave_is_waited_for(leaving, monkeypatch, how):
+    from unstick import room
+    from unstick.component import Component
+
+    module, model, call = leaving
+    restore_regions, n_attempts = Component.restore_regions, 0
+
+    def counting(self):
+        nonlocal n_attempts
+        n_attempts += 1
+        if n_attempts == 2:
+            call.go_on.set()
+        restore_regions(self)
+
+    monkeypatch.setattr(Component, 'restore_regions', counting)
+    monkeypatch.setattr(room, 'PATIENCE_SECONDS', 10)
+    if how == 'restore':
+        model.restore()
+    elif how == 'call':
+        module(torch.rand(1, 64))
+    else:
+        module.state_dict()
+    assert model.is_resident and n_attempts > 2
+    assert call.finish() == [1 << 16]
+
+
+def test_what_does_not_leave_is_waited_for_so_long_and_no_longer(leaving, monkeypatch):
+    from unstick import room
+
+    module, model, call = leaving
+    monkeypatch.setattr(room, 'PATIENCE_SECONDS', 0.05)
+    with pytest.raises(unstick.OutOfDeviceMemoryError):
+        module(torch.rand(1, 64))
+    assert not model.is_resident
+    assert not any(one.is_in_use for one in model.components.values())
+    assert call.finish() == [1 << 16]
+    module(torch.rand(1, 64))
+    assert model.is_resident
+
+
 def test_evicting_from_inside_the_own_call_is_an_error(device):
     module = small()
     model = unstick.adopt(module, device=device)

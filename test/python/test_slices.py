@@ -220,6 +220,30 @@ def test_evictions_beside_it(device, stack, x):
     assert found == [True] * 30
 
 
+def test_a_block_waits_for_what_is_leaving(device, stack, x, monkeypatch):
+    from unstick import room, slices
+
+    expected = stack(x)
+    _model, held = squeezed(device, stack, 2 * MIB)
+    lease = held.lease()
+    eviction = held.evict()
+    try_to_bring, shortages = slices.try_to_bring, []
+
+    def counting(region):
+        shortage = try_to_bring(region)
+        if shortage is not None:
+            shortages.append(region)
+            if len(shortages) == 3:
+                lease.end()
+        return shortage
+
+    monkeypatch.setattr(slices, 'try_to_bring', counting)
+    monkeypatch.setattr(room, 'PATIENCE_SECONDS', 10)
+    assert torch.equal(stack(x), expected)
+    assert len(shortages) >= 3
+    eviction.wait()
+
+
 def test_a_lease_of_all_waits_until_it_has_ended(device, stack, x):
     model, held = squeezed(device, stack, 7 * MIB)
     seen = []
