@@ -181,12 +181,23 @@ class Adopter:
         self.device = room.torch_device
 
     def adopt(self, obj: Any, model: Model) -> Adoption:
+        report = self._adopt(obj, model, may_take=True)
+        assert report is not None
+        return report
+
+    def look(self, obj: Any, model: Model) -> Adoption | None:
+        """As adopt() where there is nothing to take in; where there is, None."""
+        return self._adopt(obj, model, may_take=False)
+
+    def _adopt(self, obj: Any, model: Model, may_take: bool) -> Adoption | None:
         report = Adoption()
         with self.room.lock:
             components = self._components(obj, model, report)
             wrappers: list[nn.Module] | None = None
             try:
                 outside = self._outside(components, report)
+                if outside and not may_take:
+                    return None
                 if outside:
                     wrappers = self._take(components, outside, report)
             finally:

@@ -26,6 +26,7 @@ from ._unstick import (
     CanceledError,
     Lease,
     NotResidentError,
+    OutOfDeviceMemoryError,
     Region,
     Task,
 )
@@ -409,6 +410,19 @@ class Eviction:
         self._tasks = [region.evict() for region in self.component.regions if region.state in ('resident', 'partial')]
         return bool(self._tasks)
 
+    def call_off(self) -> None:
+        """Has it stay; what has left by now comes back, if there is room."""
+        if not self._tasks:
+            return
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(CanceledError):
+                task.wait()
+        with suppress(OutOfDeviceMemoryError):
+            self.component.room.bring_now(self.component)
+        self._guard()
+
     def end(self) -> Moved:
         """Waits until it has left."""
         nbytes = copied = 0
@@ -424,10 +438,13 @@ class Eviction:
                 copied += result['copied_bytes']
             if not is_canceled or not self._begin():
                 break
+        self._guard()
+        return Moved(nbytes, copied, time.monotonic() - self.started)
+
+    def _guard(self) -> None:
         with self.component.room.lock:
             if any(region.state != 'resident' for region in self.component.regions):
                 guards.install(self.component)  # a call that came first took them away
-        return Moved(nbytes, copied, time.monotonic() - self.started)
 
 
 class Noted:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ._unstick import OutOfDeviceMemoryError
 from .adoption import IN_USE, Adopter
-from .component import Component, GuardMode
+from .component import Component, Eviction, GuardMode
 from .report import Adoption, Moved, size
 from .room import Room
 
@@ -76,13 +76,15 @@ class Model:
         A component that another model uses too stays, until that one is evicted as well.
         """
         started = time.monotonic()
-        # What has left the regions returns to its old place, which is there only as long as they are.
-        is_waiting = not self._refresh_if_room()
-        self.is_evicted = True
-        leaving = [one for one in self.components.values() if all(other.is_evicted for other in one.models)]
-        for one in leaving:
-            one.refuse_from_inside('evict')
+        leaving = self._leaving()
         evictions = [one.begin_to_evict() for one in leaving]
+        is_waiting = False
+        if not self._is_inside(evictions):
+            # What has left the regions returns to its old place, which is there only as long as they are.
+            is_waiting = not self._refresh_if_room()
+            leaving = self._leaving()
+            evictions = [one.begin_to_evict() for one in leaving]
+        self.is_evicted = True
         moved = [eviction.end() for eviction in evictions]
         if is_waiting:
             self.refresh()
@@ -93,6 +95,29 @@ class Model:
             time.monotonic() - started,
             tuple(name for name, one in self.components.items() if one not in leaving),
         )
+
+    def _leaving(self) -> list[Component]:
+        """The components that nobody else wants to have there."""
+        leaving = [
+            one for one in self.components.values() if all(other is self or other.is_evicted for other in one.models)
+        ]
+        for one in leaving:
+            one.refuse_from_inside('evict')
+        return leaving
+
+    def _is_inside(self, evictions: list[Eviction]) -> bool:
+        """Whether everything lies in a region; if not, the evictions, beside which this is looked at, are called off.
+
+        Hardly ever has anything left them, and to look takes as long as a third of an eviction.
+        """
+        is_inside = False
+        try:
+            is_inside = self._look()
+        finally:
+            if not is_inside:
+                for eviction in evictions:
+                    eviction.call_off()
+        return is_inside
 
     def restore(self) -> Moved:
         """Brings everything back to the same addresses, bit-identical."""
@@ -125,11 +150,25 @@ class Model:
         if obj is None or self.is_released:
             return Adoption()
         report = self._adopter.adopt(obj, self)
-        self.adoption.left = report.left
-        self.adoption.still_held_bytes = report.still_held_bytes
+        self._note(report)
         if report.taken:
             log.info('%s: %s', self.key, report)
         return report
+
+    def _look(self) -> bool:
+        """Whether refresh() would find nothing to take in, now or later."""
+        obj = self.object
+        if obj is None or self.is_released:
+            return True
+        report = self._adopter.look(obj, self)
+        if report is None:
+            return False
+        self._note(report)
+        return not _is_waiting(report)
+
+    def _note(self, report: Adoption) -> None:
+        self.adoption.left = report.left
+        self.adoption.still_held_bytes = report.still_held_bytes
 
     def _refresh_if_room(self) -> bool:
         """True when everything lies in a region now."""
@@ -137,7 +176,7 @@ class Model:
             report = self.refresh()
         except OutOfDeviceMemoryError:
             return False
-        return not any(left.reason == IN_USE for left in report.left)
+        return not _is_waiting(report)
 
     @contextmanager
     def lease(self, *names: str) -> Iterator[None]:
@@ -162,3 +201,6 @@ class Model:
         return '\n'.join(lines)
 
 
+def _is_waiting(report: Adoption) -> bool:
+    """Whether something is to be taken in when a call has ended."""
+    return any(left.reason == IN_USE for left in report.left)

@@ -3,6 +3,7 @@
 
 import gc
 import io
+import time
 
 import pytest
 
@@ -13,6 +14,7 @@ from torch import nn  # noqa: E402
 import unstick  # noqa: E402
 from unstick import walk  # noqa: E402
 from unstick._unstick import modules  # noqa: E402
+from unstick.adoption import Adopter  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -248,6 +250,87 @@ def test_drift_over_and_over_takes_no_more_memory(device):
     assert len(model.components['Sequential'].regions) == 1
 
 
+@pytest.fixture
+def look_late(device, monkeypatch):
+    """Has an eviction look for what has drifted when all has left; then `afterwards` is called."""
+    look = Adopter.look
+
+    def install(afterwards=lambda: None):
+        def late(*arguments):
+            deadline = time.monotonic() + 10
+            while held(device) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert not held(device), 'it leaves while it is looked at'
+            afterwards()
+            return look(*arguments)
+
+        monkeypatch.setattr(Adopter, 'look', late)
+
+    return install
+
+
+def test_what_drifted_is_found_beside_the_eviction(device, look_late):
+    module = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    model = unstick.adopt(module, device=device)
+    before = held(device)
+    module[0].weight.data = module[0].weight.data + 1
+    expected = [parameter.detach().clone() for parameter in module.parameters()]
+    look_late()
+    model.evict()
+    assert held(device) == 0
+    model.restore()
+    assert all(map(torch.equal, module.parameters(), expected))
+    assert is_inside(model, module[0].weight)
+    assert held(device) == before, 'it took its old place'
+    assert len(model.components['Sequential'].regions) == 1
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+def test_an_eviction_that_is_interrupted_is_called_off(device, look_late, monkeypatch):
+    module = nn.Sequential(nn.Linear(64, 64))
+    model = unstick.adopt(module, device=device)
+    expected = module(torch.ones(64)).detach()
+    before = held(device)
+    look_late(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.evict()
+    assert held(device) == before
+    assert not model.is_evicted
+    assert torch.equal(module(torch.ones(64)).detach(), expected)
+    monkeypatch.undo()
+    cycle(model, device)
+    assert torch.equal(module(torch.ones(64)).detach(), expected)
+
+
+def test_an_eviction_that_cannot_be_called_off_leaves_guards(context, monkeypatch):
+    device = unstick.Device(context, 'host:8MiB', granule_bytes=1 << 20)
+    module = nn.Sequential(nn.Linear(512, 512))
+    model = unstick.adopt(module, device=device)
+    expected = module(torch.ones(512)).detach()
+    others = []
+
+    def taken_by_others(*_):
+        deadline = time.monotonic() + 10
+        while model.resident_bytes and time.monotonic() < deadline:
+            time.sleep(0.001)
+        info = device.info()
+        others.append(unstick.Region(device, 'others', info['limit_bytes'] - info['sentinel_bytes']))
+        others[0].restore().wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Adopter, 'look', taken_by_others)
+    with pytest.raises(KeyboardInterrupt):
+        model.evict()
+    assert model.state == 'evicted'
+    with pytest.raises(unstick.OutOfDeviceMemoryError):
+        module.state_dict()
+    others[0].release().wait()
+    assert torch.equal(module(torch.ones(512)).detach(), expected)
+
+
 def test_small_tensors_of_a_call_stay_outside(device):
     module = nn.Sequential(nn.Linear(64, 64))
     model = unstick.adopt(module, device=device)
@@ -421,9 +504,6 @@ def test_an_alias_that_reaches_further_moves_along(device):
 
 
 def test_adoption_that_is_interrupted_gives_back_what_it_expected(device, monkeypatch):
-    def interrupted():
-        raise KeyboardInterrupt
-
     module = Holder(one=torch.ones(1 << 20))
     monkeypatch.setattr(walk, 'all_tensors_and_wrappers', interrupted)
     with pytest.raises(KeyboardInterrupt):
