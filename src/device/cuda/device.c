@@ -375,6 +375,8 @@ static void cuda_close(struct usk_device *dev)
 
     usk_cuda_fences_stop(&cuda->fences);
     cuda_fini(cuda);
+    /* The gate is the process's: somebody else's registration may yet call for a burst that was to come. */
+    usk_cuda_gate_forget(dev->event_fd);
     /* Not in a scope: the context may go with this. What is left in it goes with it. */
     cuda->core.driver->cuDevicePrimaryCtxRelease(cuda->core.device);
     free(cuda);

@@ -119,6 +119,17 @@ void usk_cuda_gate_end_paging(void)
     pthread_mutex_unlock(&gate.lock);
 }
 
+void usk_cuda_gate_forget(int event_fd)
+{
+    pthread_mutex_lock(&gate.lock);
+    if (gate.kept_until_ns == UINT64_MAX && gate.wanted_fd == event_fd) {
+        gate.kept_until_ns = 0;
+        gate.wanted_fd = -1;
+        pthread_cond_broadcast(&gate.has_changed);
+    }
+    pthread_mutex_unlock(&gate.lock);
+}
+
 void usk_cuda_gate_enter(void)
 {
     pthread_mutex_lock(&gate.lock);

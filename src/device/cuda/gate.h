@@ -9,6 +9,8 @@ bool usk_cuda_gate_begin_burst(int event_fd);
 void usk_cuda_gate_end_burst(void);
 void usk_cuda_gate_begin_paging(void);
 void usk_cuda_gate_end_paging(void);
+/* event_fd is about to be closed: it is not signalled any more. */
+void usk_cuda_gate_forget(int event_fd);
 
 /* Around a registration, or the end of one. [any] [blocks] */
 void usk_cuda_gate_enter(void);

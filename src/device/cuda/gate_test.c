@@ -124,6 +124,24 @@ static void test_burst_is_called_once(void **state)
     assert_false(usk_os_event_wait(event_fd, 0));
 }
 
+/* One that is closed meanwhile is not signalled: its number may be somebody else's by then. */
+static void test_burst_is_forgotten(void **state)
+{
+    int gone_fd, other_fd;
+
+    (void)state;
+    assert_int_equal(usk_os_event_new(&gone_fd, NULL), 0);
+    usk_cuda_gate_begin_paging();
+    assert_false(usk_cuda_gate_begin_burst(gone_fd));
+    usk_cuda_gate_forget(gone_fd);
+    usk_os_close(gone_fd);
+    assert_int_equal(usk_os_event_new(&other_fd, NULL), 0);
+    assert_int_equal(other_fd, gone_fd);
+    usk_cuda_gate_end_paging();
+    assert_false(usk_os_event_wait(other_fd, 0));
+    usk_os_close(other_fd);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -131,6 +149,7 @@ int main(void)
         cmocka_unit_test(test_burst_waits_for_paging),
         cmocka_unit_test(test_burst_waits_for_registration),
         cmocka_unit_test(test_burst_is_called_once),
+        cmocka_unit_test(test_burst_is_forgotten),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);
