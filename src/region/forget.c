@@ -14,7 +14,7 @@ uint64_t usk_region_forget_backups(struct unstick_region *region)
 
     usk_baton_take(ctx);
     usk_context_lock(ctx);
-    is_held = region->holder;
+    is_held = region->holder || region->is_keeping;
     usk_context_unlock(ctx);
     for (uint32_t i = 0; i < region->n_reserved && !is_held; i++) {
         struct usk_granule *granule = &region->granules[i];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Granules that nobody refers to any more. They go without a task: nothing has to be copied, only awaited. The region
- * is held like by a lease meanwhile, so no task moves it, and whoever works on it already is not disturbed: BUSY.
+ * is held like by a lease meanwhile, so no task moves it, and whoever works on it already is not disturbed: BUSY. No
+ * backup begins, either: between two turns of this it would find granules and an arena that the next one takes away.
  */
 #include <stdlib.h>
 #include <time.h>
@@ -21,8 +22,10 @@ static int keep_hold(struct unstick_region *region, struct unstick_error *error)
 
     usk_context_lock(region->dev->ctx);
     is_busy = region->n_leases || region->n_exclusive || region->holder;
-    if (!is_busy)
+    if (!is_busy) {
         region->n_leases++;
+        region->is_keeping = true;
+    }
     usk_context_unlock(region->dev->ctx);
     if (is_busy)
         return usk_error_set(error, UNSTICK_BUSY, 0, "unstick_region_keep", "the region %s is in use", region->name);
@@ -33,6 +36,7 @@ static void keep_unhold(struct unstick_region *region)
 {
     usk_context_lock(region->dev->ctx);
     region->n_leases--;
+    region->is_keeping = false;
     usk_context_unlock(region->dev->ctx);
     usk_context_wake(region->dev->ctx);
 }

@@ -72,6 +72,7 @@ struct unstick_region {
     unsigned int n_leases;        /* lock */
     unsigned int n_exclusive;     /* lock: tasks that have not ended and let nobody in */
     bool is_moving;               /* lock: an exclusive task has started and not ended */
+    bool is_keeping;              /* lock: unstick_region_keep() works on it, in turns; no task starts */
     bool is_revoked;              /* lock */
     bool has_been_leased;         /* lock */
     bool is_wanted;               /* lock: a lease was asked for, evictions end early; until no task is exclusive */
@@ -91,8 +92,8 @@ uint32_t usk_region_n_granules(const struct unstick_region *region);
 /* [baton] Gives up the arena and the files that no blob refers to any more. */
 void usk_region_trim(struct unstick_region *region);
 /*
- * Gives up the backups in host memory of what is resident, and says how much that was; nothing while a task works on
- * the region. Takes the baton.
+ * Gives up the backups in host memory of what is resident, and says how much that was; nothing while a task, or
+ * unstick_region_keep(), works on the region. Takes the baton.
  */
 uint64_t usk_region_forget_backups(struct unstick_region *region);
 /* [baton] Takes the census of the granules and publishes it. */

@@ -153,7 +153,7 @@ static bool task_try_start(struct unstick_task *task)
     bool may_start;
 
     usk_context_lock(task->ctx);
-    may_start = !region->holder && !(task->is_exclusive && region->n_leases);
+    may_start = !region->holder && !region->is_keeping && !(task->is_exclusive && region->n_leases);
     for (const struct unstick_task *earlier = task->ctx->tasks; earlier != task && may_start; earlier = earlier->next)
         may_start = earlier->region != region;
     if (may_start) {

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The verbs of regions on a host device, one behaviour per test. */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -729,6 +731,85 @@ static void test_keep_on_a_driver_that_fails(void **state)
     } while (script.fail_at);
 }
 
+struct keeper {
+    pthread_t thread;
+    struct unstick_region *region;
+    atomic_bool is_over;
+};
+
+static void *keeper_run(void *userdata)
+{
+    struct keeper *keeper = userdata;
+
+    assert_int_equal(unstick_region_keep(keeper->region, NULL, 0, NULL, NULL), UNSTICK_OK);
+    atomic_store(&keeper->is_over, true);
+    return NULL;
+}
+
+/* Gives up the whole region, in a thread of its own that has begun when this returns. */
+static void keeper_start(struct keeper *keeper, struct unstick_region *region)
+{
+    *keeper = (struct keeper){ .region = region };
+    assert_int_equal(pthread_create(&keeper->thread, NULL, keeper_run, keeper), 0);
+    while (!fixture_info(region).n_leases && !atomic_load(&keeper->is_over))
+        usleep(10);
+}
+
+/* A backup moves nothing, and copies what is being given up: it comes behind. */
+static void test_backup_while_granules_die(void **state)
+{
+    struct fixture *fixture = *state;
+    struct usk_fault_script slow = { .pending_polls = 300 };
+    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_task *task;
+    struct keeper keeper;
+
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    usk_fault_set(fixture->fault, &slow);
+    keeper_start(&keeper, region);
+    assert_int_equal(unstick_region_backup(region, NULL, &task, NULL), UNSTICK_OK);
+    for (int i = 0; !atomic_load(&keeper.is_over); i++) {
+        unstick_context_step(fixture->ctx, 0);
+        usleep(50);
+        if (i == 100)
+            usk_fault_set(fixture->fault, NULL);
+    }
+    pthread_join(keeper.thread, NULL);
+    assert_int_equal(unstick_task_wait(task, NULL), UNSTICK_OK);
+    unstick_task_free(task);
+    assert_int_equal(fixture_info(region).pinned_bytes, 0);
+    assert_true(usk_device_is_valid(fixture->dev));
+    unstick_region_unref(region);
+}
+
+/* Backups that are on their way out lie in the arena until they are gone. */
+static void test_backups_forgotten_while_granules_die(void **state)
+{
+    struct fixture *fixture = *state;
+    struct usk_fault_script slow = { .delay_us = 200 };
+    struct unstick_region *region = region_new(fixture, 60 * GRANULE);
+    struct keeper keeper;
+
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(region, unstick_region_backup, NULL, NULL), UNSTICK_OK);
+    usk_fault_set(fixture->fault, &slow);
+    keeper_start(&keeper, region);
+    while (fixture_device_info(fixture).resident_bytes == 60 * GRANULE && !atomic_load(&keeper.is_over))
+        usleep(50);
+    while (!atomic_load(&keeper.is_over)) {
+        usk_region_forget_backups(region);
+        /* As whoever makes the next arena does. */
+        usk_baton_take(fixture->ctx);
+        usk_store_reap(fixture->dev->store);
+        usk_baton_give(fixture->ctx);
+    }
+    pthread_join(keeper.thread, NULL);
+    usk_fault_set(fixture->fault, NULL);
+    assert_int_equal(fixture_info(region).pinned_bytes, 0);
+    assert_true(usk_device_is_valid(fixture->dev));
+    unstick_region_unref(region);
+}
+
 static void test_end_waits_for_the_device(void **state)
 {
     struct fixture *fixture = *state;
@@ -879,6 +960,8 @@ int main(void)
         CASE(test_driver_thread),
         CASE(test_keep),
         CASE(test_keep_on_a_driver_that_fails),
+        CASE(test_backup_while_granules_die),
+        CASE(test_backups_forgotten_while_granules_die),
         CASE(test_end_waits_for_the_device),
         CASE(test_fences_do_not_pile_up),
         CASE(test_backups_go_last),
