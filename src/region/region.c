@@ -62,11 +62,16 @@ static void census_add(struct usk_census *census, const struct usk_granule *gran
 void usk_region_publish(struct unstick_region *region)
 {
     struct usk_census census = { 0 };
+    uint32_t n_granules;
 
-    census.n_granules = usk_region_n_granules(region);
-    for (uint32_t i = 0; i < census.n_granules; i++)
+    usk_context_lock(region->dev->ctx);
+    n_granules = usk_region_n_granules(region);
+    usk_context_unlock(region->dev->ctx);
+    for (uint32_t i = 0; i < n_granules; i++)
         census_add(&census, &region->granules[i], usk_region_granule_bytes(region, i));
     usk_context_lock(region->dev->ctx);
+    /* What it has grown by meanwhile is empty, and has to be seen as missing. */
+    census.n_granules = usk_region_n_granules(region);
     region->census = census;
     usk_context_unlock(region->dev->ctx);
 }

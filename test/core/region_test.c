@@ -810,6 +810,41 @@ static void test_backups_forgotten_while_granules_die(void **state)
     unstick_region_unref(region);
 }
 
+static void *publisher_run(void *userdata)
+{
+    struct keeper *publisher = userdata;
+
+    while (!atomic_load(&publisher->is_over)) {
+        usk_baton_take(publisher->region->dev->ctx);
+        usk_region_publish(publisher->region);
+        usk_baton_give(publisher->region->dev->ctx);
+    }
+    return NULL;
+}
+
+/* What a region has grown by is empty from then on, whoever takes its census meanwhile. */
+static void test_census_while_growing(void **state)
+{
+    struct fixture *fixture = *state;
+    struct unstick_region_options options = { .size = sizeof(options), .reserve_bytes = 500 * GRANULE };
+    struct keeper publisher = { 0 };
+    uint32_t n_granules = 1, n_wrong = 0;
+    void *address;
+
+    assert_int_equal(unstick_region_new(fixture->dev, "r", GRANULE, &options, &publisher.region, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_alloc(publisher.region, GRANULE, &address, NULL), UNSTICK_OK);
+    assert_int_equal(pthread_create(&publisher.thread, NULL, publisher_run, &publisher), 0);
+    for (; n_granules < 500; n_granules++) {
+        assert_int_equal(unstick_region_alloc(publisher.region, GRANULE, &address, NULL), UNSTICK_OK);
+        for (int i = 0; i < 100; i++)
+            n_wrong += fixture_info(publisher.region).n_granules != n_granules + 1;
+    }
+    atomic_store(&publisher.is_over, true);
+    pthread_join(publisher.thread, NULL);
+    assert_int_equal(n_wrong, 0);
+    unstick_region_unref(publisher.region);
+}
+
 static void test_end_waits_for_the_device(void **state)
 {
     struct fixture *fixture = *state;
@@ -962,6 +997,7 @@ int main(void)
         CASE(test_keep_on_a_driver_that_fails),
         CASE(test_backup_while_granules_die),
         CASE(test_backups_forgotten_while_granules_die),
+        CASE(test_census_while_growing),
         CASE(test_end_waits_for_the_device),
         CASE(test_fences_do_not_pile_up),
         CASE(test_backups_go_last),
