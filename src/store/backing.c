@@ -31,7 +31,7 @@ struct backing_part {
 struct backing_granule {
     size_t first_part, n_parts;
     size_t first_use, n_uses; /* in uses; consecutive granules may share one */
-    bool has_gaps;
+    uint64_t covered_bytes;   /* by its parts; the rest is gaps */
 };
 
 struct usk_backing {
@@ -145,21 +145,16 @@ static size_t backing_cut(struct usk_backing *backing, const struct unstick_layo
     return n_parts;
 }
 
-/* Finds gaps, and the most parts that a granule has. */
-static size_t backing_survey(struct usk_backing *backing, uint64_t layout_bytes)
+/* Sums up what the parts of each granule cover, and finds the most parts that one has. */
+static size_t backing_survey(struct usk_backing *backing)
 {
-    uint64_t granularity_bytes = usk_max(backing->set.store->dev->caps.granularity_bytes, 1);
     size_t n_parts_max = 0;
 
     for (uint32_t i = 0; i < backing->n_granules; i++) {
         struct backing_granule *granule = &backing->granules[i];
-        uint64_t left_bytes = layout_bytes - i * backing->granule_bytes, covered_bytes = 0;
 
-        /* The last granule is as long as the device needs it to be. */
-        left_bytes = usk_div_up(usk_min(left_bytes, backing->granule_bytes), granularity_bytes) * granularity_bytes;
         for (size_t k = 0; k < granule->n_parts; k++)
-            covered_bytes += backing->parts[granule->first_part + k].bytes;
-        granule->has_gaps = covered_bytes < left_bytes;
+            granule->covered_bytes += backing->parts[granule->first_part + k].bytes;
         n_parts_max = granule->n_parts > n_parts_max ? granule->n_parts : n_parts_max;
     }
     return n_parts_max;
@@ -183,7 +178,7 @@ static int backing_lay_out(struct usk_backing *backing, const struct unstick_lay
                              n_parts);
     backing->n_granules = (uint32_t)n_granules;
     backing_cut(backing, layout);
-    n_parts_max = backing_survey(backing, layout->bytes);
+    n_parts_max = backing_survey(backing);
     backing->runs = calloc(usk_max(n_parts_max, 1), sizeof(backing->runs[0]));
     if (!backing->runs)
         return usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "no memory for %zu runs", n_parts_max);
@@ -344,9 +339,9 @@ size_t usk_backing_runs(struct usk_backing *backing, uint32_t index, const struc
     return n_runs;
 }
 
-bool usk_backing_has_gaps(const struct usk_backing *backing, uint32_t index)
+bool usk_backing_has_gaps(const struct usk_backing *backing, uint32_t index, uint64_t bytes)
 {
-    return index >= backing->n_granules || backing->granules[index].has_gaps;
+    return index >= backing->n_granules || backing->granules[index].covered_bytes < bytes;
 }
 
 int usk_backing_read(struct usk_backing *backing, uint32_t index, void *buffer, uint64_t bytes,

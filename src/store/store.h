@@ -136,8 +136,8 @@ void usk_backing_unpin(struct usk_backing *backing);
 /* The runs of a granule that is held and usable. The array belongs to the backing and is valid until the next call. */
 size_t usk_backing_runs(struct usk_backing *backing, uint32_t index, const struct usk_run **ret_runs);
 
-/* True if part of the granule is in no extent (and so is zero). index counts granules of granule_bytes. */
-bool usk_backing_has_gaps(const struct usk_backing *backing, uint32_t index);
+/* True if part of the granule, which is `bytes` long, is in no extent (and so is zero). */
+bool usk_backing_has_gaps(const struct usk_backing *backing, uint32_t index, uint64_t bytes);
 
 /* [any] [blocks] Reads one granule into memory, gaps zeroed, `bytes` in all: for pool threads. */
 int usk_backing_read(struct usk_backing *backing, uint32_t index, void *buffer, uint64_t bytes,

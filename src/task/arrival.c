@@ -293,9 +293,8 @@ static int arrival_submit_direct(struct usk_arrival *arrival, uint64_t address)
     size_t n_runs = usk_backing_runs(backing, arrival->index, &runs);
     int r = UNSTICK_OK;
 
-    /* The last granule is longer than what the files fill of it. */
-    if (usk_backing_has_gaps(backing, arrival->index) ||
-        arrival->index + 1 == usk_region_n_granules(arrival->task->region))
+    /* Also where the granule is longer than what the files fill of it, whether the region has grown since or not. */
+    if (usk_backing_has_gaps(backing, arrival->index, arrival_bytes(arrival)))
         r = driver->ops->fill(driver, USK_LANE_UP, address, 0, arrival_bytes(arrival), error);
     for (size_t i = 0; i < n_runs && r == UNSTICK_OK; i++)
         r = driver->ops->copy_up(driver, USK_LANE_UP, address + runs[i].offset, runs[i].host, runs[i].bytes, error);

@@ -845,6 +845,56 @@ static void test_census_while_growing(void **state)
     unstick_region_unref(publisher.region);
 }
 
+/* The rest of what was the last granule is zeros, also when it is the last one no more. */
+static void test_restore_of_what_has_grown(void **state)
+{
+    struct unstick_task_options hand_over = { .size = sizeof(hand_over), .flags = UNSTICK_TASK_HAND_OVER };
+    struct unstick_task_options from = { .size = sizeof(from), .n_sources = 1 };
+    struct unstick_region_options options = { .size = sizeof(options) };
+    struct fixture_options limited = { 0 };
+    struct unstick_region *region, *other;
+    struct unstick_task *out, *in;
+    struct fixture_file file;
+    struct fixture fixture;
+    uint64_t bytes, part = GRANULE;
+    void *address;
+
+    (void)state;
+    GRANULE *= 4;
+    /* One of them at a time, beside the sentinels, so that the memory of one comes under the other. */
+    limited.limit_bytes = 4 * GRANULE + part;
+    fixture_open(&fixture, &limited);
+    options.reserve_bytes = 3 * GRANULE;
+    bytes = GRANULE + part;
+    fixture_file_open(&fixture, &file, bytes, 90);
+    /* To the very end, so that nothing of the layout is a gap. */
+    file.layout.extents = (struct unstick_extent[]){ { .file_offset = 0, .bytes = bytes } };
+    file.layout.n_extents = 1;
+    assert_int_equal(unstick_region_new(fixture.dev, "r", bytes, &options, &region, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_FILE, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_alloc(region, GRANULE, &address, NULL), UNSTICK_OK);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
+
+    other = region_new(&fixture, 3 * GRANULE);
+    assert_int_equal(fixture_run(other, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    for (uint64_t at = 0; at < 3 * GRANULE; at += part)
+        fixture_poke(&fixture, fixture_info(other).address + at, 7);
+    assert_int_equal(unstick_region_evict(other, &hand_over, &out, NULL), UNSTICK_OK);
+    from.sources = &out;
+    assert_int_equal(unstick_region_restore(region, &from, &in, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_task_wait(out, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_task_wait(in, NULL), UNSTICK_OK);
+    for (uint64_t at = bytes; at < 3 * GRANULE; at += part)
+        assert_int_equal(fixture_peek(&fixture, fixture_info(region).address + at), 0);
+    unstick_task_free(out);
+    unstick_task_free(in);
+    unstick_region_unref(region);
+    unstick_region_unref(other);
+    fixture_file_close(&file);
+    fixture_close(&fixture);
+    GRANULE = part;
+}
+
 static void test_end_waits_for_the_device(void **state)
 {
     struct fixture *fixture = *state;
@@ -998,6 +1048,7 @@ int main(void)
         CASE(test_backup_while_granules_die),
         CASE(test_backups_forgotten_while_granules_die),
         CASE(test_census_while_growing),
+        cmocka_unit_test(test_restore_of_what_has_grown),
         CASE(test_end_waits_for_the_device),
         CASE(test_fences_do_not_pile_up),
         CASE(test_backups_go_last),
