@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Giving up backups that nothing depends on: what is resident is its own contents. Its next eviction has to copy it
- * out, which is less than what others lose that have their only copy in host memory.
+ * Giving up backups that nothing depends on: what is resident is its own contents, as long as there is a device. Its
+ * next eviction has to copy it out, which is less than what others lose that have their only copy in host memory.
  */
 #include "base/math.h"
 #include "region/region.h"
@@ -14,7 +14,7 @@ uint64_t usk_region_forget_backups(struct unstick_region *region)
 
     usk_baton_take(ctx);
     usk_context_lock(ctx);
-    is_held = region->holder || region->is_keeping;
+    is_held = region->holder || region->is_keeping || atomic_load(&region->dev->is_lost);
     usk_context_unlock(ctx);
     for (uint32_t i = 0; i < region->n_reserved && !is_held; i++) {
         struct usk_granule *granule = &region->granules[i];

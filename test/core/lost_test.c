@@ -143,12 +143,27 @@ static void test_silent_device(void **state)
     scene_close(&scene);
 }
 
+/* What is resident on a device that was lost has nothing but its backup. */
+static void test_backups_are_kept(void **state)
+{
+    struct scene scene;
+
+    (void)state;
+    scene_open(&scene);
+    scene_lose(&scene);
+    assert_int_equal(unstick_region_write(scene.regions[RESIDENT], 0, "x", 1, NULL), UNSTICK_DEVICE_LOST);
+    assert_int_equal(usk_region_forget_backups(scene.regions[RESIDENT]), 0);
+    scene_check_backups(&scene);
+    scene_close(&scene);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_call_ends),
         cmocka_unit_test(test_tasks_under_way),
         cmocka_unit_test(test_silent_device),
+        cmocka_unit_test(test_backups_are_kept),
     };
 
     if (!fixture_init())
