@@ -138,10 +138,14 @@ static int read_piece_once(struct unstick_region *region, uint64_t offset, void 
 static int read_piece(struct unstick_region *region, uint64_t offset, void *buffer, uint64_t bytes,
                       struct unstick_error *error)
 {
+    bool was_lost = atomic_load(&region->dev->is_lost);
     int r = read_piece_once(region, offset, buffer, bytes, error);
 
-    if (r == UNSTICK_DEVICE_LOST && !atomic_exchange(&region->dev->is_lost, true))
+    /* Whoever else has found that out meanwhile. */
+    if (r == UNSTICK_DEVICE_LOST && !was_lost) {
+        atomic_store(&region->dev->is_lost, true);
         r = read_piece_once(region, offset, buffer, bytes, error);
+    }
     return r;
 }
 

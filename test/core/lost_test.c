@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A device that is lost in the middle: every call ends and says so, and what has a backup stays readable. */
+#include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "fixture.h"
 
@@ -157,6 +159,43 @@ static void test_backups_are_kept(void **state)
     scene_close(&scene);
 }
 
+struct reader {
+    pthread_t thread;
+    struct unstick_region *region;
+    uint8_t byte;
+    int status;
+};
+
+static void *reader_run(void *userdata)
+{
+    struct reader *reader = userdata;
+
+    reader->status = unstick_region_read(reader->region, 0, &reader->byte, 1, NULL);
+    return NULL;
+}
+
+/* Who reads finds the backup, also if it was somebody else who found the loss. */
+static void test_read_while_others_find_the_loss(void **state)
+{
+    struct usk_fault_script slow = { .pending_polls = 2000 };
+    struct usk_fault_script lost = { .lose_at = 1, .count_polls = true };
+    struct reader reader = { 0 };
+    struct scene scene;
+
+    (void)state;
+    scene_open(&scene);
+    reader.region = scene.regions[RESIDENT];
+    usk_fault_set(scene.fixture.fault, &slow);
+    assert_int_equal(pthread_create(&reader.thread, NULL, reader_run, &reader), 0);
+    usleep(20000);
+    atomic_store(&scene.fixture.dev->is_lost, true);
+    usk_fault_set(scene.fixture.fault, &lost);
+    pthread_join(reader.thread, NULL);
+    assert_int_equal(reader.status, UNSTICK_OK);
+    assert_int_equal(reader.byte, scene.files[RESIDENT].image[0]);
+    scene_close(&scene);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -164,6 +203,7 @@ int main(void)
         cmocka_unit_test(test_tasks_under_way),
         cmocka_unit_test(test_silent_device),
         cmocka_unit_test(test_backups_are_kept),
+        cmocka_unit_test(test_read_while_others_find_the_loss),
     };
 
     if (!fixture_init())
