@@ -507,7 +507,7 @@ static bool flow_host(struct unstick_request *request, struct unstick_request_ac
         usk_cache_unlock(cache);
         request->host_started_ns = request->now_ns;
         ret_action->kind = UNSTICK_DO_LOAD;
-        ret_action->components = request->n_missing ? request->missing : NULL;
+        ret_action->components = request->n_missing ? (const char *const *)request->missing : NULL;
         ret_action->n_components = request->n_missing;
         ret_action->bytes = request->plan.missing_bytes;
         return false;

@@ -226,26 +226,32 @@ static bool component_can_arrive(const struct usk_component *component)
            info.state != UNSTICK_REGION_POISONED;
 }
 
-static void moves_note_missing(struct unstick_request *request, const char *name)
+void usk_moves_forget_missing(struct unstick_request *request)
+{
+    while (request->n_missing)
+        free(request->missing[--request->n_missing]);
+    free(request->missing);
+    request->missing = NULL;
+}
+
+static bool moves_note_missing(struct unstick_request *request, const char *name)
 {
     request->is_for_host = true;
-    if (name)
-        request->missing[request->n_missing++] = name;
+    request->missing[request->n_missing] = strdup(name);
+    return request->missing[request->n_missing] && ++request->n_missing;
 }
 
 int usk_moves_mark_arrivals(struct unstick_request *request)
 {
     struct usk_entry *entry = request->entry;
     int r = moves_take_offers(request);
-    const char **missing;
 
     if (r < 0)
         return r;
-    missing = realloc(request->missing, (entry->n_components + request->demand.n_components + 1) * sizeof(*missing));
-    if (!missing)
+    usk_moves_forget_missing(request);
+    request->missing = calloc(entry->n_components + request->demand.n_components + 1, sizeof(*request->missing));
+    if (!request->missing)
         return usk_moves_no_memory(request);
-    request->missing = missing;
-    request->n_missing = 0;
     request->is_for_host = false;
     for (size_t i = 0; i < entry->n_components; i++) {
         struct usk_component *component = entry->components[i];
@@ -253,17 +259,16 @@ int usk_moves_mark_arrivals(struct unstick_request *request)
         if (!usk_request_wants(request, component->name) || moves_have(request, component) ||
             usk_component_is_there(component))
             continue;
-        if (!component_can_arrive(component))
-            moves_note_missing(request, component->name);
-        else if (!moves_add(request, USK_MOVE_ARRIVE, entry, component, component->bytes))
+        if (component_can_arrive(component) ? !moves_add(request, USK_MOVE_ARRIVE, entry, component, component->bytes)
+                                            : !moves_note_missing(request, component->name))
             return usk_moves_no_memory(request);
     }
     for (size_t i = 0; i < request->demand.n_components; i++) {
-        if (!usk_entry_component(entry, request->demand.components[i]))
-            moves_note_missing(request, request->demand.components[i]);
+        if (!usk_entry_component(entry, request->demand.components[i]) &&
+            !moves_note_missing(request, request->demand.components[i]))
+            return usk_moves_no_memory(request);
     }
-    if (!entry->n_components)
-        moves_note_missing(request, NULL);
+    request->is_for_host |= !entry->n_components;
     entry->claim_bytes = request->demand.working_bytes + (request->is_for_host ? request->plan.missing_bytes : 0);
     return UNSTICK_OK;
 }

@@ -433,7 +433,7 @@ void usk_request_destroy(struct unstick_request *request)
     free(request->processes);
     free(request->steps);
     free(request->moves);
-    free(request->missing);
+    usk_moves_forget_missing(request);
     free(request);
 }
 

@@ -122,7 +122,7 @@ struct unstick_request {
     size_t n_submitted;
     bool is_stale;                           /* the entry's contents are of other settings: they go first */
     bool is_for_host;                        /* the host has to load something */
-    const char **missing;                    /* what: names; the components' own */
+    char **missing;                          /* what: names; copies, as who loads it replaces components */
     size_t n_missing;
     uint64_t host_started_ns;
 
@@ -189,6 +189,7 @@ int usk_moves_mark_arrivals(struct unstick_request *request);
 
 /* [lock] Marks what the plan moves, so that nobody else counts on it; from here on the request is the loader. */
 int usk_moves_mark(struct unstick_request *request);
+void usk_moves_forget_missing(struct unstick_request *request);
 /* [lock] The moves that an eviction on request makes. */
 int usk_moves_mark_eviction(struct unstick_request *request);
 /* Submits what may be submitted now. */

@@ -127,6 +127,36 @@ static void test_registering_is_checked(void **state)
     world_close(&world);
 }
 
+/* What is asked for is the request's, and outlives the components that are replaced. */
+static void test_names_of_what_is_missing(void **state)
+{
+    struct unstick_request_action action = { .size = sizeof(action) };
+    struct unstick_cache_demand demand = world_host_demand();
+    struct unstick_cache_lease *lease;
+    struct unstick_request *request;
+    struct unstick_region *region;
+    struct world world;
+
+    (void)state;
+    world_open(&world, NULL);
+    assert_int_equal(world_use(&world, 0, &demand, &lease, NULL), UNSTICK_OK);
+    region = unstick_region_ref(unstick_cache_lease_region(lease, world.layouts[0][0].name));
+    assert_int_equal(unstick_cache_lease_end(lease, NULL), UNSTICK_OK);
+    world_settle(&world);
+    assert_int_equal(fixture_run(region, unstick_region_discard, NULL, NULL), UNSTICK_OK);
+    unstick_region_unref(region);
+
+    assert_int_equal(unstick_cache_request(world.cache, world_keys[0], &demand, &request, NULL), UNSTICK_OK);
+    assert_int_equal(unstick_request_wait(request, NULL, &action), UNSTICK_PENDING);
+    assert_int_equal(action.kind, UNSTICK_DO_LOAD);
+    assert_int_equal(action.n_components, 1);
+    assert_int_equal(unstick_request_add(request, &world.layouts[0][0], NULL), UNSTICK_OK);
+    assert_string_equal(action.components[0], world.layouts[0][0].name);
+    assert_int_equal(world_drive(&world, request), UNSTICK_OK);
+    unstick_request_free(request);
+    world_close(&world);
+}
+
 /* Tensors that come to a model after its load, and those that leave it. */
 static void test_components_come_and_go_later(void **state)
 {
@@ -312,6 +342,7 @@ int main(void)
         cmocka_unit_test(test_a_load_that_fails_leaves_nothing),
         cmocka_unit_test(test_host_registers_layouts),
         cmocka_unit_test(test_registering_is_checked),
+        cmocka_unit_test(test_names_of_what_is_missing),
         cmocka_unit_test(test_components_come_and_go_later),
         cmocka_unit_test(test_components_leased_one_by_one),
         cmocka_unit_test(test_cancel_at_every_step),
