@@ -66,6 +66,7 @@ struct usk_span {
 struct usk_view {
     struct unstick_snapshot snapshot;
     struct unstick_reading reading;
+    struct unstick_process *processes;       /* the reading's */
     struct unstick_snapshot_entry *entries;
     struct unstick_snapshot_component *components;
     struct unstick_victim *victims;
@@ -105,7 +106,7 @@ struct unstick_request {
     enum unstick_wait wait;
 
     struct unstick_reading figures;          /* what the host said last */
-    struct unstick_process *processes;       /* of the last reading */
+    struct unstick_process *processes;       /* of the last reading, until the view takes it */
     struct usk_view view;
     struct unstick_plan plan;
 

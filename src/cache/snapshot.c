@@ -23,6 +23,7 @@ void usk_view_fini(struct usk_view *view)
     free(view->components);
     free(view->real_components);
     free(view->victims);
+    free(view->processes);
     free(view->rival.lru_bytes);
 }
 
@@ -357,6 +358,9 @@ static int view_fill(struct unstick_request *request, const struct unstick_readi
 
     /* The accounts before the regions: what leaves in between is promised by neither. */
     view->reading = *reading;
+    free(view->processes);
+    view->processes = request->processes;
+    request->processes = NULL;
     view_catch_up(view, cache->dev);
     r = view_fill_entries(request, &freed);
     if (r < 0)

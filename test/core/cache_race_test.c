@@ -7,6 +7,7 @@
 
 #include "world.h"
 
+#include "base/clock.h"
 #include "cache/request.h"
 
 static struct unstick_cache_demand host_demand(void)
@@ -174,6 +175,54 @@ static void test_a_region_that_is_moved_by_others_is_waited_for(void **state)
     world_close(&world);
 }
 
+/* Another one has begun to load the model when who waited for memory comes back: its last reading decides nothing. */
+static void test_overtaken_at_its_last_look(void **state)
+{
+    struct world_options options = { .room_granules = MODEL_GRANULES + 3 };
+    struct unstick_request_action action = { .size = sizeof(action) };
+    struct unstick_cache_demand demand;
+    struct unstick_request *late, *early;
+    struct unstick_cache_lease *lease;
+    struct world world;
+    uint64_t now_ns;
+
+    (void)state;
+    options.cache.size = sizeof(options.cache);
+    options.cache.flags = UNSTICK_CACHE_HAS_FIGURES;
+    world_open(&world, &options);
+    demand = world_demand(&world, 0);
+    assert_int_equal(world_use(&world, 0, &demand, &lease, NULL), UNSTICK_OK);
+    demand = world_demand(&world, 1);
+    demand.max_wait_ms = 60000;
+    demand.holder = 7;
+    late = request_new(&world, 1, &demand);
+    demand.holder = 8;
+    early = request_new(&world, 1, &demand);
+    now_ns = usk_clock_now_ns();
+    assert_int_equal(unstick_request_next(late, NULL, now_ns, &action), UNSTICK_PENDING);
+    assert_int_equal(action.kind, UNSTICK_DO_MEASURE);
+    assert_int_equal(unstick_request_next(late, NULL, now_ns, &action), UNSTICK_PENDING);
+    assert_int_equal(action.kind, UNSTICK_DO_WAIT);
+    /* As on a GPU that other processes use. */
+    assert_null(late->view.processes);
+    late->view.processes = calloc(1, sizeof(*late->view.processes));
+    late->view.processes[0].bytes = GRANULE;
+    late->view.reading.processes = late->view.processes;
+    late->view.reading.n_processes = 1;
+    late->view.reading.sources |= UNSTICK_SOURCE_PROCESSES;
+
+    now_ns += 61000 * USK_NS_PER_MS;
+    assert_int_equal(unstick_request_next(late, NULL, now_ns, &action), UNSTICK_PENDING);
+    assert_int_equal(action.kind, UNSTICK_DO_MEASURE);
+    late->entry->loader = early;
+    assert_int_equal(unstick_request_next(late, NULL, now_ns, &action), UNSTICK_TIMED_OUT);
+    late->entry->loader = NULL;
+    unstick_request_free(late);
+    unstick_request_free(early);
+    assert_int_equal(unstick_cache_lease_end(lease, NULL), UNSTICK_OK);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -181,6 +230,7 @@ int main(void)
         cmocka_unit_test(test_room_that_is_being_made_is_waited_for),
         cmocka_unit_test(test_nothing_is_refused_while_something_ends),
         cmocka_unit_test(test_a_region_that_is_moved_by_others_is_waited_for),
+        cmocka_unit_test(test_overtaken_at_its_last_look),
     };
 
     if (!fixture_init())
