@@ -118,7 +118,6 @@ UNSTICK_EXPORT int unstick_region_write(struct unstick_region *region, uint64_t 
  * Says which bytes of the region anybody still refers to. Granules with none of them are dead: their memory and their
  * backup are given back now, they count neither as resident nor as missing, and do not come back before a discard. For
  * a host whose tensors die one by one, all of them in one call. Blocks until what was launched on the region passed.
- * What unstick_region_alloc() has not handed out yet stays, and nothing dead is handed out.
  * @param spans in any order; they may overlap. @param ret_bytes device memory that went; may be NULL. @return
  * UNSTICK_OK; UNSTICK_INVALID_ARGUMENT (beyond the region); UNSTICK_BUSY while the region is leased, a task works on
  * it, or a stream is being captured (nothing has changed, try again later); or a failure of the driver: what it did

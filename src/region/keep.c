@@ -58,40 +58,23 @@ static int keep_mark(const struct unstick_region *region, const struct unstick_s
     return UNSTICK_OK;
 }
 
-/*
- * Granules that somebody may have referred to: those that were handed out, or all, where none were. If the last of them
- * dies its rest goes, too: what is handed out from now on lies behind.
- */
-static uint32_t keep_limit(struct unstick_region *region, const bool *is_live)
+static bool keep_has_dead_memory(const struct unstick_region *region, const bool *is_live)
 {
-    uint64_t granule_bytes = region->dev->granule_bytes;
-    uint32_t limit;
-
-    usk_context_lock(region->dev->ctx);
-    limit = (uint32_t)usk_div_up(region->used_bytes ? region->used_bytes : region->bytes, granule_bytes);
-    if (region->used_bytes && !is_live[limit - 1])
-        region->used_bytes = usk_min(limit * granule_bytes, region->reserve_bytes);
-    usk_context_unlock(region->dev->ctx);
-    return limit;
-}
-
-static bool keep_has_dead_memory(const struct unstick_region *region, const bool *is_live, uint32_t limit)
-{
-    for (uint32_t i = 0; i < limit; i++) {
+    for (uint32_t i = 0; i < region->n_reserved; i++) {
         if (!is_live[i] && region->granules[i].physical)
             return true;
     }
     return false;
 }
 
-static int keep_wait(struct unstick_region *region, const bool *is_live, uint32_t limit, struct unstick_error *error)
+static int keep_wait(struct unstick_region *region, const bool *is_live, struct unstick_error *error)
 {
     const struct timespec pause = { .tv_nsec = 20000 };
     int r;
 
     for (;;) {
         usk_baton_take(region->dev->ctx);
-        r = keep_has_dead_memory(region, is_live, limit) ? usk_region_poll_quiet(region) : UNSTICK_OK;
+        r = keep_has_dead_memory(region, is_live) ? usk_region_poll_quiet(region) : UNSTICK_OK;
         usk_baton_give(region->dev->ctx);
         if (r != UNSTICK_PENDING)
             break;
@@ -127,7 +110,7 @@ static int keep_bury(struct unstick_region *region, uint32_t index, struct usk_b
 }
 
 /* A failure of one granule does not keep the others. */
-static int keep_bury_all(struct unstick_region *region, const bool *is_live, uint32_t limit, uint64_t *bytes,
+static int keep_bury_all(struct unstick_region *region, const bool *is_live, uint64_t *bytes,
                          struct unstick_error *error)
 {
     struct unstick_context *ctx = region->dev->ctx;
@@ -137,7 +120,8 @@ static int keep_bury_all(struct unstick_region *region, const bool *is_live, uin
 
     for (uint32_t i = 0; !is_over;) {
         usk_baton_take(ctx);
-        for (uint32_t n = 0; n < KEEP_GRANULES_PER_TURN && i < limit; i++) {
+        /* What the region may yet grow into was never anybody's. */
+        for (uint32_t n = 0; n < KEEP_GRANULES_PER_TURN && i < usk_region_n_granules(region); i++) {
             int r;
 
             if (is_live[i])
@@ -146,7 +130,7 @@ static int keep_bury_all(struct unstick_region *region, const bool *is_live, uin
             r = keep_bury(region, i, &dropped, bytes, first < 0 ? NULL : error);
             first = first < 0 ? first : r;
         }
-        is_over = i >= limit;
+        is_over = i >= usk_region_n_granules(region);
         if (is_over) {
             usk_blob_unref_all(&dropped);
             usk_region_trim(region);
@@ -161,7 +145,6 @@ int unstick_region_keep(struct unstick_region *region, const struct unstick_span
                         uint64_t *ret_bytes, struct unstick_error *error)
 {
     uint64_t bytes = 0;
-    uint32_t limit = 0;
     bool *is_live;
     int r;
 
@@ -173,12 +156,10 @@ int unstick_region_keep(struct unstick_region *region, const struct unstick_span
     is_live = calloc(region->n_reserved, sizeof(*is_live));
     r = is_live ? keep_mark(region, spans, n_spans, is_live, error)
                 : usk_error_set(error, UNSTICK_OUT_OF_HOST_MEMORY, 0, "calloc", "no host memory to mark granules");
+    if (r == UNSTICK_OK)
+        r = keep_wait(region, is_live, error);
     if (r == UNSTICK_OK) {
-        limit = keep_limit(region, is_live);
-        r = keep_wait(region, is_live, limit, error);
-    }
-    if (r == UNSTICK_OK) {
-        r = keep_bury_all(region, is_live, limit, &bytes, error);
+        r = keep_bury_all(region, is_live, &bytes, error);
         if (ret_bytes)
             *ret_bytes = bytes;
     }

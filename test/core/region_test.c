@@ -731,38 +731,6 @@ static void test_keep_on_a_driver_that_fails(void **state)
     } while (script.fail_at);
 }
 
-/* What has not been handed out yet was nobody's, and what is handed out next is not dead. */
-static void test_alloc_behind_the_dead(void **state)
-{
-    struct fixture *fixture = *state;
-    struct unstick_region_options options = { .size = sizeof(options), .reserve_bytes = 4 * GRANULE };
-    struct unstick_span first = { 0, GRANULE };
-    struct unstick_region *region;
-    uint64_t bytes = 0;
-    uint8_t byte = 7;
-    char *start, *next;
-
-    assert_int_equal(unstick_region_new(fixture->dev, "r", 3 * GRANULE, &options, &region, NULL), UNSTICK_OK);
-    assert_int_equal(unstick_region_alloc(region, GRANULE, (void **)&start, NULL), UNSTICK_OK);
-    assert_int_equal(unstick_region_alloc(region, GRANULE / 2, (void **)&next, NULL), UNSTICK_OK);
-    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
-    assert_int_equal(unstick_region_keep(region, &first, 1, &bytes, NULL), UNSTICK_OK);
-    assert_int_equal(bytes, GRANULE);
-    assert_int_equal(fixture_info(region).n_dead, 1);
-    for (int i = 0; i < 2; i++) {
-        assert_int_equal(unstick_region_alloc(region, GRANULE, (void **)&next, NULL), UNSTICK_OK);
-        assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
-        assert_int_equal(fixture_info(region).state, UNSTICK_REGION_RESIDENT);
-        for (uint64_t at = 0; at < GRANULE; at += GRANULE - 1) {
-            assert_int_equal(unstick_region_write(region, (uint64_t)(next - start) + at, &byte, 1, NULL), UNSTICK_OK);
-            assert_int_equal(fixture_peek(fixture, (uintptr_t)next + at), 7);
-        }
-    }
-    assert_int_equal(unstick_region_alloc(region, 1, (void **)&next, NULL), UNSTICK_OUT_OF_DEVICE_MEMORY);
-    assert_true(usk_device_is_valid(fixture->dev));
-    unstick_region_unref(region);
-}
-
 struct keeper {
     pthread_t thread;
     struct unstick_region *region;
@@ -1077,7 +1045,6 @@ int main(void)
         CASE(test_driver_thread),
         CASE(test_keep),
         CASE(test_keep_on_a_driver_that_fails),
-        CASE(test_alloc_behind_the_dead),
         CASE(test_backup_while_granules_die),
         CASE(test_backups_forgotten_while_granules_die),
         CASE(test_census_while_growing),
