@@ -68,6 +68,32 @@ void fixture_close(struct fixture *fixture)
     rmdir(fixture->directory);
 }
 
+int fixture_setup(void **state)
+{
+    struct fixture *fixture = malloc(sizeof(*fixture));
+
+    fixture_open(fixture, NULL);
+    *state = fixture;
+    return 0;
+}
+
+int fixture_teardown(void **state)
+{
+    fixture_close(*state);
+    free(*state);
+    return 0;
+}
+
+struct unstick_region *fixture_region_new(struct fixture *fixture, uint64_t bytes)
+{
+    struct unstick_region *region;
+    struct unstick_error error = { 0 };
+
+    if (unstick_region_new(fixture->dev, "transformer", bytes, NULL, &region, &error) != UNSTICK_OK)
+        fail_msg("%s", error.text);
+    return region;
+}
+
 static void fixture_finish_copy(struct fixture *fixture)
 {
     uint64_t ticket;

@@ -43,6 +43,11 @@ struct fixture_options {
 void fixture_open(struct fixture *fixture, const struct fixture_options *options);
 /* Frees the context and checks that the host device has nothing left. */
 void fixture_close(struct fixture *fixture);
+/* The two for each test of a group; *state is the fixture. */
+int fixture_setup(void **state);
+int fixture_teardown(void **state);
+
+struct unstick_region *fixture_region_new(struct fixture *fixture, uint64_t bytes);
 
 /* A file with seeded contents, as a layout of n_extents runs with gaps between them; strings live in the fixture. */
 struct fixture_file {

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The verbs of regions on a host device, one behaviour per test. */
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -13,36 +11,10 @@
 
 #define MODEL_BYTES (20 * GRANULE + 12345)
 
-static int setup(void **state)
-{
-    struct fixture *fixture = malloc(sizeof(*fixture));
-
-    fixture_open(fixture, NULL);
-    *state = fixture;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture_close(*state);
-    free(*state);
-    return 0;
-}
-
-static struct unstick_region *region_new(struct fixture *fixture, uint64_t bytes)
-{
-    struct unstick_region *region;
-    struct unstick_error error = { 0 };
-
-    if (unstick_region_new(fixture->dev, "transformer", bytes, NULL, &region, &error) != UNSTICK_OK)
-        fail_msg("%s", error.text);
-    return region;
-}
-
 static void evict_and_restore(struct fixture *fixture, enum unstick_tier tier)
 {
     struct fixture_file file;
-    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(fixture, MODEL_BYTES);
     struct unstick_task_result result;
     struct unstick_task_options verify = { .size = sizeof(verify), .flags = UNSTICK_TASK_VERIFY };
 
@@ -90,7 +62,7 @@ static void test_dirty(void **state)
 
     for (size_t i = 0; i < 3; i++) {
         struct fixture_file file;
-        struct unstick_region *region = region_new(*state, MODEL_BYTES);
+        struct unstick_region *region = fixture_region_new(*state, MODEL_BYTES);
         struct unstick_task_result result;
 
         fixture_file_open(*state, &file, MODEL_BYTES, 2);
@@ -112,7 +84,7 @@ static void test_dirty(void **state)
 
 static void test_empty_restores_as_zeros(void **state)
 {
-    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(*state, MODEL_BYTES);
     uint8_t *zeros = calloc(1, MODEL_BYTES);
     struct unstick_task_result result;
     void *address;
@@ -132,7 +104,7 @@ static void test_empty_restores_as_zeros(void **state)
 
 static void test_backup_makes_evictions_free(void **state)
 {
-    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(*state, MODEL_BYTES);
     uint8_t *image = malloc(MODEL_BYTES);
     struct unstick_task_result result;
 
@@ -151,7 +123,7 @@ static void test_backup_makes_evictions_free(void **state)
 static void test_partial(void **state)
 {
     struct fixture_file file;
-    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(*state, MODEL_BYTES);
     struct unstick_task_options options = { .size = sizeof(options), .max_bytes = 3 * GRANULE };
     struct unstick_task_result result;
 
@@ -182,7 +154,7 @@ static void test_hand_over(void **state)
     (void)state;
     fixture_open(&fixture, &small);
     for (int i = 0; i < 2; i++) {
-        regions[i] = region_new(&fixture, MODEL_BYTES);
+        regions[i] = fixture_region_new(&fixture, MODEL_BYTES);
         fixture_file_open(&fixture, &files[i], MODEL_BYTES, 5 + (uint64_t)i);
     }
     assert_int_equal(fixture_load(regions[0], &files[0], UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
@@ -219,7 +191,7 @@ static void test_shortage_at_restore(void **state)
 {
     struct fixture *fixture = *state;
     struct fixture_file file;
-    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(fixture, MODEL_BYTES);
     struct usk_fault_script thief = { 0 };
     struct unstick_task_result result;
     uint64_t free_bytes, total_bytes;
@@ -243,7 +215,7 @@ static void test_shortage_at_restore(void **state)
 
 static void test_stray_write(void **state)
 {
-    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(*state, MODEL_BYTES);
     struct unstick_task_result result;
     uint64_t address = fixture_info(region).address;
 
@@ -262,7 +234,7 @@ static void test_stray_write(void **state)
 static void test_revoke(void **state)
 {
     struct fixture_file file;
-    struct unstick_region *region = region_new(*state, MODEL_BYTES), *held;
+    struct unstick_region *region = fixture_region_new(*state, MODEL_BYTES), *held;
     struct unstick_task *task;
     struct unstick_lease *lease;
     uint8_t byte;
@@ -287,7 +259,7 @@ static void test_revoke(void **state)
 static void test_discard_and_load_again(void **state)
 {
     struct fixture_file file;
-    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(*state, MODEL_BYTES);
 
     fixture_file_open(*state, &file, MODEL_BYTES, 10);
     for (int i = 0; i < 3; i++) {
@@ -303,7 +275,7 @@ static void test_discard_and_load_again(void **state)
 static void test_leases(void **state)
 {
     struct fixture *fixture = *state;
-    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(fixture, MODEL_BYTES);
     struct unstick_lease *lease, *second;
     struct unstick_task *task;
     struct unstick_task_result result = { .size = sizeof(result) };
@@ -341,7 +313,7 @@ static void test_cancel_at_every_step(void **state)
 {
     struct fixture *fixture = *state;
     struct fixture_file file;
-    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(fixture, MODEL_BYTES);
     fixture_verb verbs[] = { unstick_region_evict, unstick_region_restore };
     int status;
 
@@ -376,7 +348,7 @@ static void test_busy_driver(void **state)
     struct fixture *fixture = *state;
     struct usk_fault_script busy = { .busy_maps = UINT32_MAX };
     struct fixture_file file;
-    struct unstick_region *region = region_new(fixture, 3 * GRANULE);
+    struct unstick_region *region = fixture_region_new(fixture, 3 * GRANULE);
 
     fixture_file_open(fixture, &file, 3 * GRANULE, 17);
     assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
@@ -396,7 +368,7 @@ static void test_busy_driver(void **state)
 static void test_reads_within_the_region(void **state)
 {
     struct fixture *fixture = *state;
-    struct unstick_region *region = region_new(fixture, 2 * GRANULE);
+    struct unstick_region *region = fixture_region_new(fixture, 2 * GRANULE);
     struct unstick_error error = { 0 };
     uint8_t bytes[16];
 
@@ -422,7 +394,7 @@ static void test_write_finds_the_loss(void **state)
 
     (void)state;
     fixture_open(&fixture, NULL);
-    region = region_new(&fixture, GRANULE);
+    region = fixture_region_new(&fixture, GRANULE);
     assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
     usk_fault_set(fixture.fault, &lose);
     assert_int_equal(unstick_region_write(region, 0, &byte, 1, NULL), UNSTICK_DEVICE_LOST);
@@ -437,7 +409,7 @@ static void test_loads_are_whole(void **state)
 {
     struct fixture *fixture = *state;
     struct unstick_task_options options = { .size = sizeof(options), .max_bytes = GRANULE };
-    struct unstick_region *region = region_new(fixture, 3 * GRANULE);
+    struct unstick_region *region = fixture_region_new(fixture, 3 * GRANULE);
     struct fixture_file file;
     struct unstick_task *task;
 
@@ -456,7 +428,7 @@ static void test_canceled_while_the_driver_is_busy(void **state)
     struct fixture *fixture = *state;
     struct usk_fault_script busy = { .busy_maps = UINT32_MAX };
     struct fixture_file file;
-    struct unstick_region *region = region_new(fixture, 3 * GRANULE);
+    struct unstick_region *region = fixture_region_new(fixture, 3 * GRANULE);
 
     fixture_file_open(fixture, &file, 3 * GRANULE, 18);
     assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
@@ -496,8 +468,8 @@ static void test_claimed_memory_is_left(void **state)
 
     (void)state;
     fixture_open(&fixture, &options);
-    in = region_new(&fixture, 4 * GRANULE);
-    out = region_new(&fixture, 4 * GRANULE);
+    in = fixture_region_new(&fixture, 4 * GRANULE);
+    out = fixture_region_new(&fixture, 4 * GRANULE);
     assert_int_equal(fixture_run(in, unstick_region_restore, NULL, NULL), UNSTICK_OK);
     assert_int_equal(fixture_run(in, unstick_region_evict, NULL, NULL), UNSTICK_OK);
     assert_int_equal(fixture_run(out, unstick_region_restore, NULL, NULL), UNSTICK_OK);
@@ -523,7 +495,7 @@ static void test_budget(void **state)
 
     (void)state;
     fixture_open(&fixture, &poor);
-    region = region_new(&fixture, MODEL_BYTES);
+    region = fixture_region_new(&fixture, MODEL_BYTES);
     assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
     assert_int_equal(fixture_run(region, unstick_region_evict, NULL, &result), UNSTICK_HOST_BUDGET);
     assert_true(usk_device_is_valid(fixture.dev));
@@ -542,7 +514,7 @@ static void test_budget_behind_oneself(void **state)
     (void)state;
     fixture_open(&fixture, &poor);
     for (size_t i = 0; i < 2; i++) {
-        regions[i] = region_new(&fixture, MODEL_BYTES);
+        regions[i] = fixture_region_new(&fixture, MODEL_BYTES);
         assert_int_equal(fixture_run(regions[i], unstick_region_restore, NULL, NULL), UNSTICK_OK);
     }
     for (size_t i = 0; i < 2; i++) {
@@ -568,7 +540,7 @@ static void test_budget_behind_oneself(void **state)
 static void test_changed_file(void **state)
 {
     struct fixture_file file;
-    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(*state, MODEL_BYTES);
 
     fixture_file_open(*state, &file, MODEL_BYTES, 12);
     assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_FILE, NULL), UNSTICK_OK);
@@ -583,7 +555,8 @@ static void test_changed_file(void **state)
 static void test_fork(void **state)
 {
     struct fixture *fixture = *state;
-    struct unstick_region *region = region_new(fixture, MODEL_BYTES), *evicted = region_new(fixture, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(fixture, MODEL_BYTES);
+    struct unstick_region *evicted = fixture_region_new(fixture, MODEL_BYTES);
     struct unstick_task *under_way;
     struct fixture_file file;
     int status;
@@ -630,7 +603,7 @@ static void test_fork(void **state)
 static void test_driver_thread(void **state)
 {
     struct fixture *fixture = *state;
-    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(fixture, MODEL_BYTES);
     struct unstick_task *task;
     struct unstick_task_result result = { .size = sizeof(result) };
 
@@ -645,256 +618,6 @@ static void test_driver_thread(void **state)
 }
 
 /* What was launched on a region may still run when its last reference goes: the memory stays until that has passed. */
-static void test_keep(void **state)
-{
-    struct fixture *fixture = *state;
-    struct fixture_file file;
-    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
-    const struct unstick_span spans[] = { { 17 * GRANULE + 5, GRANULE }, { 3 * GRANULE - 1, 1 }, { 0, 10 } };
-    const struct unstick_span beyond = { MODEL_BYTES, 3 * GRANULE };
-    struct unstick_region_info info;
-    struct unstick_lease *lease;
-    uint64_t bytes = 0;
-
-    fixture_file_open(fixture, &file, MODEL_BYTES, 12);
-    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
-    assert_int_equal(unstick_region_keep(region, &beyond, 1, &bytes, NULL), UNSTICK_INVALID_ARGUMENT);
-    assert_int_equal(unstick_lease_begin(region, 0, &lease, NULL), UNSTICK_OK);
-    assert_int_equal(unstick_region_keep(region, spans, 3, &bytes, NULL), UNSTICK_BUSY);
-    assert_int_equal(unstick_lease_end(lease, NULL), UNSTICK_OK);
-    assert_int_equal(fixture_info(region).n_dead, 0);
-
-    assert_int_equal(unstick_region_keep(region, spans, 3, &bytes, NULL), UNSTICK_OK);
-    info = fixture_info(region);
-    assert_int_equal(info.n_dead, 21 - 4);
-    assert_int_equal(info.state, UNSTICK_REGION_RESIDENT);
-    assert_int_equal(info.resident_bytes, 4 * GRANULE);
-    assert_int_equal(info.pinned_bytes, 4 * GRANULE);
-    assert_int_equal(info.dead_bytes, bytes);
-    assert_int_equal(fixture_device_info(fixture).resident_bytes, 4 * GRANULE);
-    assert_true(usk_device_is_valid(fixture->dev));
-    assert_int_equal(fixture_peek(fixture, info.address + 5 * GRANULE), 0xff);
-    assert_int_equal(unstick_region_keep(region, spans, 3, &bytes, NULL), UNSTICK_OK);
-    assert_int_equal(bytes, 0);
-
-    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
-    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_EVICTED);
-    /* A backup alone goes, too. */
-    assert_int_equal(unstick_region_keep(region, spans, 1, &bytes, NULL), UNSTICK_OK);
-    assert_int_equal(bytes, 0);
-    assert_int_equal(fixture_info(region).pinned_bytes, 2 * GRANULE);
-    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
-    info = fixture_info(region);
-    assert_int_equal(info.state, UNSTICK_REGION_RESIDENT);
-    assert_int_equal(info.resident_bytes, 2 * GRANULE);
-    for (uint64_t at = 17 * GRANULE; at < 19 * GRANULE; at += GRANULE / 4)
-        assert_int_equal(fixture_peek(fixture, info.address + at), file.image[at]);
-
-    assert_int_equal(unstick_region_keep(region, NULL, 0, &bytes, NULL), UNSTICK_OK);
-    assert_int_equal(bytes, 2 * GRANULE);
-    assert_int_equal(fixture_info(region).state, UNSTICK_REGION_RESIDENT);
-    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
-    assert_int_equal(fixture_run(region, unstick_region_discard, NULL, NULL), UNSTICK_OK);
-    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
-    fixture_assert_contents(region, file.image, MODEL_BYTES);
-    unstick_region_unref(region);
-    fixture_file_close(&file);
-}
-
-/* For every call that fails: what stays is whole, and the next attempt ends it. */
-static void test_keep_on_a_driver_that_fails(void **state)
-{
-    struct fixture *fixture = *state;
-    const struct unstick_span span = { 2 * GRANULE, GRANULE };
-    struct usk_fault_script script = { .op_mask = (UINT64_C(1) << USK_FAULT_UNMAP) | (UINT64_C(1) << USK_FAULT_MAP) |
-                                                  (UINT64_C(1) << USK_FAULT_FENCE_DEVICE) };
-
-    do {
-        struct unstick_region *region = region_new(fixture, 6 * GRANULE);
-        int r;
-
-        assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
-        fixture_poke(fixture, fixture_info(region).address + 2 * GRANULE, 7);
-        script.fail_at++;
-        usk_fault_set(fixture->fault, &script);
-        r = unstick_region_keep(region, &span, 1, NULL, NULL);
-        assert_true(r == UNSTICK_OK || usk_fault_n_failed(fixture->fault));
-        assert_true(usk_device_is_valid(fixture->dev));
-        if (!usk_fault_n_failed(fixture->fault))
-            script.fail_at = 0;
-        usk_fault_set(fixture->fault, NULL);
-        assert_int_equal(unstick_region_keep(region, &span, 1, NULL, NULL), UNSTICK_OK);
-        assert_int_equal(fixture_device_info(fixture).resident_bytes, GRANULE);
-        assert_int_equal(fixture_peek(fixture, fixture_info(region).address + 2 * GRANULE), 7);
-        unstick_region_unref(region);
-        assert_int_equal(fixture_device_info(fixture).resident_bytes, 0);
-    } while (script.fail_at);
-}
-
-struct keeper {
-    pthread_t thread;
-    struct unstick_region *region;
-    atomic_bool is_over;
-};
-
-static void *keeper_run(void *userdata)
-{
-    struct keeper *keeper = userdata;
-
-    assert_int_equal(unstick_region_keep(keeper->region, NULL, 0, NULL, NULL), UNSTICK_OK);
-    atomic_store(&keeper->is_over, true);
-    return NULL;
-}
-
-/* Gives up the whole region, in a thread of its own that has begun when this returns. */
-static void keeper_start(struct keeper *keeper, struct unstick_region *region)
-{
-    *keeper = (struct keeper){ .region = region };
-    assert_int_equal(pthread_create(&keeper->thread, NULL, keeper_run, keeper), 0);
-    while (!fixture_info(region).n_leases && !atomic_load(&keeper->is_over))
-        usleep(10);
-}
-
-/* A backup moves nothing, and copies what is being given up: it comes behind. */
-static void test_backup_while_granules_die(void **state)
-{
-    struct fixture *fixture = *state;
-    struct usk_fault_script slow = { .pending_polls = 300 };
-    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
-    struct unstick_task *task;
-    struct keeper keeper;
-
-    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
-    usk_fault_set(fixture->fault, &slow);
-    keeper_start(&keeper, region);
-    assert_int_equal(unstick_region_backup(region, NULL, &task, NULL), UNSTICK_OK);
-    for (int i = 0; !atomic_load(&keeper.is_over); i++) {
-        unstick_context_step(fixture->ctx, 0);
-        usleep(50);
-        if (i == 100)
-            usk_fault_set(fixture->fault, NULL);
-    }
-    pthread_join(keeper.thread, NULL);
-    assert_int_equal(unstick_task_wait(task, NULL), UNSTICK_OK);
-    unstick_task_free(task);
-    assert_int_equal(fixture_info(region).pinned_bytes, 0);
-    assert_true(usk_device_is_valid(fixture->dev));
-    unstick_region_unref(region);
-}
-
-/* Backups that are on their way out lie in the arena until they are gone. */
-static void test_backups_forgotten_while_granules_die(void **state)
-{
-    struct fixture *fixture = *state;
-    struct usk_fault_script slow = { .delay_us = 200 };
-    struct unstick_region *region = region_new(fixture, 60 * GRANULE);
-    struct keeper keeper;
-
-    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
-    assert_int_equal(fixture_run(region, unstick_region_backup, NULL, NULL), UNSTICK_OK);
-    usk_fault_set(fixture->fault, &slow);
-    keeper_start(&keeper, region);
-    while (fixture_device_info(fixture).resident_bytes == 60 * GRANULE && !atomic_load(&keeper.is_over))
-        usleep(50);
-    while (!atomic_load(&keeper.is_over)) {
-        usk_region_forget_backups(region);
-        /* As whoever makes the next arena does. */
-        usk_baton_take(fixture->ctx);
-        usk_store_reap(fixture->dev->store);
-        usk_baton_give(fixture->ctx);
-    }
-    pthread_join(keeper.thread, NULL);
-    usk_fault_set(fixture->fault, NULL);
-    assert_int_equal(fixture_info(region).pinned_bytes, 0);
-    assert_true(usk_device_is_valid(fixture->dev));
-    unstick_region_unref(region);
-}
-
-static void *publisher_run(void *userdata)
-{
-    struct keeper *publisher = userdata;
-
-    while (!atomic_load(&publisher->is_over)) {
-        usk_baton_take(publisher->region->dev->ctx);
-        usk_region_publish(publisher->region);
-        usk_baton_give(publisher->region->dev->ctx);
-    }
-    return NULL;
-}
-
-/* What a region has grown by is empty from then on, whoever takes its census meanwhile. */
-static void test_census_while_growing(void **state)
-{
-    struct fixture *fixture = *state;
-    struct unstick_region_options options = { .size = sizeof(options), .reserve_bytes = 500 * GRANULE };
-    struct keeper publisher = { 0 };
-    uint32_t n_granules = 1, n_wrong = 0;
-    void *address;
-
-    assert_int_equal(unstick_region_new(fixture->dev, "r", GRANULE, &options, &publisher.region, NULL), UNSTICK_OK);
-    assert_int_equal(unstick_region_alloc(publisher.region, GRANULE, &address, NULL), UNSTICK_OK);
-    assert_int_equal(pthread_create(&publisher.thread, NULL, publisher_run, &publisher), 0);
-    for (; n_granules < 500; n_granules++) {
-        assert_int_equal(unstick_region_alloc(publisher.region, GRANULE, &address, NULL), UNSTICK_OK);
-        for (int i = 0; i < 100; i++)
-            n_wrong += fixture_info(publisher.region).n_granules != n_granules + 1;
-    }
-    atomic_store(&publisher.is_over, true);
-    pthread_join(publisher.thread, NULL);
-    assert_int_equal(n_wrong, 0);
-    unstick_region_unref(publisher.region);
-}
-
-/* The rest of what was the last granule is zeros, also when it is the last one no more. */
-static void test_restore_of_what_has_grown(void **state)
-{
-    struct unstick_task_options hand_over = { .size = sizeof(hand_over), .flags = UNSTICK_TASK_HAND_OVER };
-    struct unstick_task_options from = { .size = sizeof(from), .n_sources = 1 };
-    struct unstick_region_options options = { .size = sizeof(options) };
-    struct fixture_options limited = { 0 };
-    struct unstick_region *region, *other;
-    struct unstick_task *out, *in;
-    struct fixture_file file;
-    struct fixture fixture;
-    uint64_t bytes, part = GRANULE;
-    void *address;
-
-    (void)state;
-    GRANULE *= 4;
-    /* One of them at a time, beside the sentinels, so that the memory of one comes under the other. */
-    limited.limit_bytes = 4 * GRANULE + part;
-    fixture_open(&fixture, &limited);
-    options.reserve_bytes = 3 * GRANULE;
-    bytes = GRANULE + part;
-    fixture_file_open(&fixture, &file, bytes, 90);
-    /* To the very end, so that nothing of the layout is a gap. */
-    file.layout.extents = (struct unstick_extent[]){ { .file_offset = 0, .bytes = bytes } };
-    file.layout.n_extents = 1;
-    assert_int_equal(unstick_region_new(fixture.dev, "r", bytes, &options, &region, NULL), UNSTICK_OK);
-    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_FILE, NULL), UNSTICK_OK);
-    assert_int_equal(unstick_region_alloc(region, GRANULE, &address, NULL), UNSTICK_OK);
-    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_OK);
-
-    other = region_new(&fixture, 3 * GRANULE);
-    assert_int_equal(fixture_run(other, unstick_region_restore, NULL, NULL), UNSTICK_OK);
-    for (uint64_t at = 0; at < 3 * GRANULE; at += part)
-        fixture_poke(&fixture, fixture_info(other).address + at, 7);
-    assert_int_equal(unstick_region_evict(other, &hand_over, &out, NULL), UNSTICK_OK);
-    from.sources = &out;
-    assert_int_equal(unstick_region_restore(region, &from, &in, NULL), UNSTICK_OK);
-    assert_int_equal(unstick_task_wait(out, NULL), UNSTICK_OK);
-    assert_int_equal(unstick_task_wait(in, NULL), UNSTICK_OK);
-    for (uint64_t at = bytes; at < 3 * GRANULE; at += part)
-        assert_int_equal(fixture_peek(&fixture, fixture_info(region).address + at), 0);
-    unstick_task_free(out);
-    unstick_task_free(in);
-    unstick_region_unref(region);
-    unstick_region_unref(other);
-    fixture_file_close(&file);
-    fixture_close(&fixture);
-    GRANULE = part;
-}
-
 static void test_end_waits_for_the_device(void **state)
 {
     struct fixture *fixture = *state;
@@ -902,7 +625,7 @@ static void test_end_waits_for_the_device(void **state)
                                      .op_mask = UINT64_C(1) << USK_FAULT_POLL };
 
     for (int is_leased = 0; is_leased < 2; is_leased++) {
-        struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+        struct unstick_region *region = fixture_region_new(fixture, MODEL_BYTES);
         struct unstick_lease *lease;
 
         assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
@@ -918,7 +641,7 @@ static void test_end_waits_for_the_device(void **state)
         usk_fault_set(fixture->fault, NULL);
         /* Without memory there is nothing to wait for. */
         usk_fault_set(fixture->fault, &slow);
-        unstick_region_unref(region_new(fixture, MODEL_BYTES));
+        unstick_region_unref(fixture_region_new(fixture, MODEL_BYTES));
         assert_int_equal(usk_fault_n_calls(fixture->fault), 0);
         usk_fault_set(fixture->fault, NULL);
     }
@@ -929,7 +652,7 @@ static void test_backups_go_last(void **state)
 {
     struct fixture *fixture = *state;
     struct usk_fault_script counting = { .op_mask = UINT64_C(1) << USK_FAULT_UNREGISTER };
-    struct unstick_region *region = region_new(fixture, 20 * GRANULE);
+    struct unstick_region *region = fixture_region_new(fixture, 20 * GRANULE);
     struct unstick_task *task;
 
     fixture->dev->store->piece_bytes = GRANULE; /* as it is with granules of 64 MiB */
@@ -954,7 +677,7 @@ static void test_fences_do_not_pile_up(void **state)
     struct fixture *fixture = *state;
     struct usk_fault_script all = { .count_polls = true, .op_mask = UINT64_C(1) << USK_FAULT_POLL };
     struct usk_fault_script slow = { .pending_polls = 200, .op_mask = UINT64_C(1) << USK_FAULT_POLL };
-    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(fixture, MODEL_BYTES);
     struct unstick_lease *lease;
 
     assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
@@ -983,7 +706,7 @@ static void test_fences_do_not_pile_up(void **state)
 static void test_end_while_capturing(void **state)
 {
     struct fixture *fixture = *state;
-    struct unstick_region *region = region_new(fixture, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(fixture, MODEL_BYTES);
     struct usk_fault_script capturing = { .fail_at = 1, .is_for_ever = true, .status = UNSTICK_BUSY,
                                           .op_mask = UINT64_C(1) << USK_FAULT_FENCE_DEVICE };
 
@@ -1006,7 +729,7 @@ static void test_end_while_capturing(void **state)
 static void test_left_open(void **state)
 {
     /* The teardown frees the context with a region resident and a task queued. */
-    struct unstick_region *region = region_new(*state, MODEL_BYTES);
+    struct unstick_region *region = fixture_region_new(*state, MODEL_BYTES);
     struct unstick_task *task;
 
     assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
@@ -1016,7 +739,7 @@ static void test_left_open(void **state)
 
 int main(void)
 {
-#define CASE(_name) cmocka_unit_test_setup_teardown(_name, setup, teardown)
+#define CASE(_name) cmocka_unit_test_setup_teardown(_name, fixture_setup, fixture_teardown)
     const struct CMUnitTest tests[] = {
         CASE(test_pinned),
         CASE(test_pageable),
@@ -1043,12 +766,6 @@ int main(void)
         CASE(test_changed_file),
         CASE(test_fork),
         CASE(test_driver_thread),
-        CASE(test_keep),
-        CASE(test_keep_on_a_driver_that_fails),
-        CASE(test_backup_while_granules_die),
-        CASE(test_backups_forgotten_while_granules_die),
-        CASE(test_census_while_growing),
-        cmocka_unit_test(test_restore_of_what_has_grown),
         CASE(test_end_waits_for_the_device),
         CASE(test_fences_do_not_pile_up),
         CASE(test_backups_go_last),
