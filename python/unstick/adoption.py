@@ -18,7 +18,7 @@ from ._unstick import Device
 from ._unstick import modules as all_modules
 from .component import Component, GuardMode
 from .errors import AdoptError, unsupported
-from .intake import rounded
+from .intake import rounded, take_together
 from .report import Adoption, Left
 from .room import Room, room_of
 from .storages import Group, Storage, by_range, by_storage, has_memory, unmovable
@@ -317,6 +317,8 @@ class Adopter:
         order = list(components.values())
         for holders in (outside, tensors, storages, groups, extra):
             holders.clear()  # the old memory goes as soon as its tensors have moved
+        if self.is_tight:
+            take_together(groups_of, self.room, report)
         for component in sorted(groups_of, key=order.index):
             component.intake.take(groups_of.pop(component), self.is_tight, report)
         self.room.give_back()

@@ -3,7 +3,7 @@
 
 Where tensors of a region have died, what has the same size takes their place. The rest comes into new regions: one, if
 there is room for all of it beside the old memory; chunks, of which each makes room for the next; or one that is filled
-granule by granule, if hardly anything may be there twice.
+tightly (tight.py), if hardly anything may be there twice.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from ._unstick import BusyError, NotResidentError, OutOfDeviceMemoryError, Region, Task
 from .report import Adoption, Taken
-from .room import refuse, shortage_after, try_to_bring
+from .room import Room, refuse, shortage_after, try_to_bring
 from .storages import Bring, Group, Place, move, move_by_host, move_out
+from .tight import Filling, fill
 
 if TYPE_CHECKING:
     from .component import Component
 
 ALIGNMENT = 512
 CHUNK_BYTES = 1 << 30
-BY_HOST_BYTES = 16 << 20
 
 def rounded(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
@@ -49,31 +49,6 @@ def in_chunks(groups: list[Group], chunk_bytes: int) -> Iterator[list[Group]]:
         chunk.append(group)
         nbytes += rounded(group.nbytes)
     yield chunk
-
-
-def in_granules(groups: list[Group], granule_bytes: int) -> Iterator[tuple[list[Group], int]]:
-    """Groups in their order, one behind the other in a region, with the bytes of memory that have to come for them.
-
-    By turns: those that fit into the granules that are there (0), and those that need more, at least BY_HOST_BYTES of
-    them.
-    """
-    at = there = 0
-    chunk: list[Group] = []
-    nbytes = 0
-    for group in groups:
-        if chunk and at <= there < at + rounded(group.nbytes):
-            yield chunk, 0
-            chunk, nbytes = [], 0
-        chunk.append(group)
-        nbytes += rounded(group.nbytes)
-        at += rounded(group.nbytes)
-        if at > there and nbytes >= BY_HOST_BYTES:
-            coming = -(-at // granule_bytes) * granule_bytes - there
-            yield chunk, coming
-            there += coming
-            chunk, nbytes = [], 0
-    if chunk:
-        yield chunk, max(at - there, 0)
 
 
 class Intake:
@@ -180,26 +155,30 @@ class Intake:
         return region
 
     def _take_tightly(self, groups: list[Group], report: Adoption) -> Region:
-        """Moves groups into one region whose memory comes a granule at a time, when that of what goes there has gone.
+        """Moves groups into one region of which hardly anything is there beside the old memory."""
+        filling = self.filling(groups, report)
+        try:
+            fill([filling], self.room)
+        finally:
+            self.keep(filling)
+        return filling.region
 
-        What fits into the granules that are there moves on the device, what needs another one waits on the host.
-        """
+    def filling(self, groups: list[Group], report: Adoption) -> Filling:
+        """A new region for all of the groups, to be filled tightly."""
         region = self._region(groups)
-        info, device = region.info(), self.room.device.info()
-        if info['bytes'] > device['limit_bytes'] - device['sentinel_bytes']:
+        device = self.room.device.info()
+        if region.info()['bytes'] > device['limit_bytes'] - device['sentinel_bytes']:
             self._bring(region)  # it never will: said before anything has moved
         self._spans[region.address] = {}
-        try:
-            for chunk, coming_bytes in in_granules(groups, info['granule_bytes']):
-                bring = functools.partial(self._bring_for_old, region, coming_bytes) if coming_bytes else None
-                self._move([(group, region.alloc(group.nbytes)) for group in chunk], region, report, bring)
-        finally:
-            # After a failure some are in it, and the others where they were.
-            if self._spans[region.address]:
-                self.component.own(region)
-            else:
-                del self._spans[region.address]
-        return region
+        bring, land = functools.partial(self._bring, region), functools.partial(self._note, region, report)
+        return Filling(region, groups, bring, self._watch, land)
+
+    def keep(self, filling: Filling) -> None:
+        """Takes over what was filled; after a failure some are in it, and the others where they were."""
+        if self._spans[filling.region.address]:
+            self.component.own(filling.region)
+        else:
+            del self._spans[filling.region.address]
 
     def _fill(self, region: Region, groups: list[Group], report: Adoption, bring: Bring | None = None) -> None:
         self._spans[region.address] = {}
@@ -271,11 +250,25 @@ class Intake:
 
     def _move(self, places: list[Place], region: Region, report: Adoption, bring: Bring | None = None) -> None:
         """Moves groups to their places; with `bring` by the host, and memory comes when theirs has gone."""
-        old = [(StorageWeakRef(one.storage), one.nbytes) for group, _ in places for one in group.storages]
-        if bring is not None:
-            move_by_host(places, region, self.room.torch_device, bring)
-        else:
-            move(places, region, self.room.torch_device)
+        n_old = len(self._old)
+        for group, _ in places:
+            self._watch(group)
+        try:
+            if bring is not None:
+                move_by_host(places, region, self.room.torch_device, bring)
+            else:
+                move(places, region, self.room.torch_device)
+        except BaseException:
+            del self._old[n_old:]
+            raise
+        self._note(region, report, places)
+
+    def _watch(self, group: Group) -> None:
+        """Whether the old memory of a group goes will be asked later."""
+        self._old += [(StorageWeakRef(one.storage), one.nbytes) for one in group.storages]
+
+    def _note(self, region: Region, report: Adoption, places: list[Place]) -> None:
+        """Groups have come to their places."""
         spans = self._spans[region.address]
         for group, offset in places:
             spans[offset] = rounded(group.nbytes)
@@ -283,7 +276,6 @@ class Intake:
             self.names.update(names)
             report.taken.append(Taken(self.component.name, group.name, names, group.nbytes))
             group.storages.clear()
-        self._old += old
 
     @property
     def still_held_bytes(self) -> int:
@@ -294,3 +286,23 @@ class Intake:
     def forget(self, region: Region) -> None:
         """A region that is the component's no more."""
         self._spans.pop(region.address, None)
+
+
+def take_together(groups_of: dict[Component, list[Group]], room: Room, report: Adoption) -> None:
+    """Takes tightly what several components have outside, and out of `groups_of`; nothing, if not all has room at once.
+
+    Then each takes its turn, and what came before can make way for what comes.
+    """
+    device = room.device.info()
+    held = device['resident_bytes'] + device['sentinel_bytes'] + device['poisoned_bytes']
+    if sum(map(room_for, groups_of.values())) > device['limit_bytes'] - held:
+        return
+    if any(one.regions or len(one.slices.cut(groups)) > 1 for one, groups in groups_of.items()):
+        return
+    fillings = [(one.intake, one.intake.filling(groups, report)) for one, groups in groups_of.items()]
+    groups_of.clear()
+    try:
+        fill([filling for _, filling in fillings], room)
+    finally:
+        for intake, filling in fillings:
+            intake.keep(filling)

@@ -9,7 +9,7 @@ bytes once, and what was the same storage still is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +17,9 @@ import torch
 
 from ._unstick import Region
 from .walk import Found, all_tensors, refusal
+
+HOST_PIECE_BYTES = 16 << 20
+"""The link is no faster with longer ones. A power of two, to which torch rounds what it locks, and keeps it."""
 
 
 @dataclass(slots=True)
@@ -130,35 +133,120 @@ def copy(into: list[torch.Tensor], from_: list[torch.Tensor]) -> None:
             new.copy_(old)
 
 
+@dataclass(slots=True)
+class Waiting:
+    """A group that is laid over its place in a region, where there is no memory yet: its bytes wait on the host."""
+
+    place: Place
+    contents: list[tuple[torch.Tensor, list[torch.Tensor]]]
+    """For each storage its new bytes, and pieces of host memory with what comes there."""
+
+    @property
+    def end(self) -> int:
+        group, offset = self.place
+        return offset + group.nbytes
+
+
 def move_by_host(places: list[Place], region: Region, device: torch.device, bring: Bring) -> None:
     """As move(), where there is no room beside the old memory: the bytes wait on the host until that has gone.
 
     `bring` gives the region memory. If it cannot, the tensors get memory of torch's own again, on the host at worst.
     """
-    waiting = []
-    for group, offset in places:
-        whole = torch.empty(group.nbytes, dtype=torch.uint8)
-        with torch.no_grad():
-            for old in group.storages:
-                group.part(whole, old).copy_(old.as_bytes(device))
-        waiting.append((group, whole, torch.from_dlpack(region.tensor(offset, group.nbytes))))
+    waiting: list[Waiting] = []
     try:
-        for place in places:
-            for old, new in zip(place[0].storages, _over(region, place), strict=True):
-                lay([(found.tensor, new.untyped_storage()) for found in old.tensors])
-                old.storage = None
+        to_host([(region, place, waiting) for place in places], device)
         bring()
-        with torch.no_grad():
-            for _, whole, new in waiting:
-                new.copy_(whole)
+        from_host(waiting)
+        _synchronize(device)
     except BaseException:
-        for group, whole, _ in waiting:
-            try:
-                back = whole.to(device, copy=True)
-            except RuntimeError:
-                back = whole
-            _lay(group, back)
+        put_back(waiting, device)
         raise
+
+
+def to_host(leaving: list[tuple[Region, Place, MutableSequence[Waiting]]], device: torch.device) -> None:
+    """Copies groups to the host, lays their tensors over their places and lets the old memory go.
+
+    Each is added to those that wait, for put_back(). The copies may still run: who has torch give memory back waits.
+    """
+    host = _HostMemory(device)
+    pairs = []
+    for region, place, waiting in leaving:
+        contents = [
+            (new, host.copy_of(old.as_bytes(device)))
+            for old, new in zip(place[0].storages, _over(region, place), strict=True)
+        ]
+        waiting.append(Waiting(place, contents))
+        pairs += [
+            (found.tensor, new.untyped_storage())
+            for old, (new, _) in zip(place[0].storages, contents, strict=True)
+            for found in old.tensors
+        ]  # fmt: skip
+    lay(pairs)
+    for _, (group, _), _ in leaving:
+        for old in group.storages:
+            old.storage = None
+
+
+def from_host(waiting: Iterable[Waiting]) -> None:
+    """Copies what waits to its place, which has memory now. The copies may still run."""
+    for one in waiting:
+        for new, pieces in one.contents:
+            _join(pieces, new)
+
+
+def put_back(waiting: Iterable[Waiting], device: torch.device) -> None:
+    """Lays what waits over memory of torch's own, on the host at worst."""
+    _synchronize(device)
+    for one in waiting:
+        group, _ = one.place
+        try:
+            whole = torch.empty(group.nbytes, dtype=torch.uint8, device=device)
+        except RuntimeError:
+            whole = torch.empty(group.nbytes, dtype=torch.uint8)
+        for old, (_, pieces) in zip(group.storages, one.contents, strict=True):
+            _join(pieces, group.part(whole, old))
+        _lay(group, whole)
+
+
+class _HostMemory:
+    """Memory of the host that copies run beside, handed out piece by piece; a piece goes when nobody holds it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_pinned = device.type == 'cuda'
+        self._rest = torch.empty(0, dtype=torch.uint8)
+
+    def copy_of(self, contents: torch.Tensor) -> list[torch.Tensor]:
+        pieces = []
+        with torch.no_grad():
+            while len(contents):
+                if not len(self._rest):
+                    self._rest = self._new()
+                piece = self._rest[: len(contents)]
+                piece.copy_(contents[: len(piece)], non_blocking=True)
+                contents, self._rest = contents[len(piece) :], self._rest[len(piece) :]
+                pieces.append(piece)
+        return pieces
+
+    def _new(self) -> torch.Tensor:
+        if self.is_pinned:
+            try:
+                return torch.empty(HOST_PIECE_BYTES, dtype=torch.uint8, pin_memory=True)
+            except RuntimeError:  # no more may be locked: copies are slower then
+                self.is_pinned = False
+        return torch.empty(HOST_PIECE_BYTES, dtype=torch.uint8)
+
+
+def _join(pieces: list[torch.Tensor], into: torch.Tensor) -> None:
+    at = 0
+    with torch.no_grad():
+        for piece in pieces:
+            into[at : at + len(piece)].copy_(piece, non_blocking=True)
+            at += len(piece)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _lay(group: Group, whole: torch.Tensor) -> None:
