@@ -91,6 +91,8 @@ def _receive(fillings: list[Filling], room: Room, account: _Account, is_all: boo
     """Brings as much memory as may be there twice, and what has a place in it; all of it when nothing else can go."""
     room.give_back()
     budget_bytes = account.budget_bytes
+    for one in fillings:
+        _land(one)
     while (one := max(fillings, key=lambda one: one.missing_bytes)).missing_bytes:
         waiting_bytes = sum(filling.missing_bytes for filling in fillings)
         nbytes = one.may_come(one.missing_bytes + account.granule_bytes if is_all else budget_bytes)
@@ -102,9 +104,14 @@ def _receive(fillings: list[Filling], room: Room, account: _Account, is_all: boo
         one.there_bytes += nbytes
         account.came_bytes += nbytes
         budget_bytes -= nbytes
-        come = list(takewhile(lambda waiting: waiting.end <= one.there_bytes, one.waiting))
-        from_host(come)
-        one.land([one.waiting.popleft().place for _ in come])
+        _land(one)
+
+
+def _land(filling: Filling) -> None:
+    """Copies what has a place in the memory that is there."""
+    come = list(takewhile(lambda waiting: waiting.end <= filling.there_bytes, filling.waiting))
+    from_host(come)
+    filling.land([filling.waiting.popleft().place for _ in come])
 
 
 class _Account:

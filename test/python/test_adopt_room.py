@@ -102,6 +102,18 @@ def test_tight(context, acted, n, width):
     check(model, module, expected, x)
 
 
+@pytest.mark.parametrize('chunk_bytes', [1 * KIB, 32 * KIB, 1 * MIB])
+def test_tight_takes_every_tensor(context, acted, monkeypatch, chunk_bytes):
+    """Those, too, that end in a granule that was there before they came to the host."""
+    module = nn.ParameterList(torch.full((2560,), float(n)) for n in range(9)).requires_grad_(False)
+    card = Card(context, module, 4 * MIB)
+    acted(card)
+    monkeypatch.setattr(tight, 'CHUNK_BYTES', chunk_bytes)
+    model = unstick.adopt(module, device=card.device, tight=True)
+    assert sum(len(one.names) for one in model.adoption.taken) == len(module)
+    assert [one.unique().item() for one in module] == list(range(9))
+
+
 def test_tight_and_short_half_way(context, acted):
     """What has moved stays in its region, the rest where it was, and a second attempt takes that."""
     module, x = made(), torch.randn(2, 256)
