@@ -18,7 +18,7 @@ from ._unstick import Device
 from ._unstick import modules as all_modules
 from .component import Component, GuardMode
 from .errors import AdoptError, unsupported
-from .intake import rounded, take_together
+from .intake import Intake, rounded, take_together
 from .report import Adoption, Left
 from .room import Room, room_of
 from .storages import Group, Storage, by_range, by_storage, has_memory, unmovable
@@ -332,8 +332,14 @@ class Adopter:
         for group in groups:
             owner = owners[id(group.storages[0].tensors[0].tensor)]
             sizes[owner] = sizes.get(owner, 0) + rounded(group.nbytes)
+        expecting: list[Intake] = []
+        total = 0
         for component, nbytes in sizes.items():
-            component.intake.expect(nbytes)
+            if component.intake.expect(nbytes, beside_bytes=total):
+                expecting.append(component.intake)
+                total += nbytes
+        for intake in expecting:
+            intake.come()
 
     def _aliases(
         self, tensors: list[torch.Tensor], storages: list[Storage], groups: list[Group], owners: dict[int, Component]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import weakref
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,7 @@ class Intake:
         self.room = component.room
         self.names: set[str] = set()
         """What was adopted, by name: what drifts away under the same name comes back."""
-        self._expected: tuple[Region, Task] | None = None
+        self._expected: tuple[Region, Task | None] | None = None
         self._old: list[tuple[StorageWeakRef, int]] = []
         self._spans: dict[int, dict[int, int]] = {}
         """By the address of a region: what lies or lay in it, its size by its offset."""
@@ -81,9 +81,7 @@ class Intake:
         groups.clear()
         if not rest:
             return
-        expected = self._come(room_for(rest))
-        if expected is not None:
-            self._fill(expected, rest, report)
+        if self._take_expected(rest, report):
             return
         parts = self.component.slices.cut(rest)
         if len(parts) > 1:
@@ -106,32 +104,47 @@ class Intake:
             with suppress(OutOfDeviceMemoryError):  # then a call brings it back
                 self.component.restore_regions()
 
-    def expect(self, nbytes: int) -> None:
-        """Begins to bring memory for so much, if all of it fits beside all else; take() uses it if it is what comes."""
+    def expect(self, nbytes: int, beside_bytes: int) -> bool:
+        """Makes a region for so much, if all of it fits beside all else and what others expect; then come() is next."""
         component = self.component
-        if not component.regions and self.room.has_room(nbytes) and component.slices.is_plenty(nbytes):
-            region = Region(self.room.device, component.name, nbytes)
-            self._expected = region, region.restore()
+        has_room = not component.regions and self.room.has_room(beside_bytes + nbytes)
+        if not has_room or not component.slices.is_plenty(nbytes):
+            return False
+        self._expected = Region(self.room.device, component.name, nbytes), None
+        return True
+
+    def come(self) -> None:
+        """Begins to bring memory for what was expected; take() uses it if that is what comes.
+
+        Not before all have their regions: to make one takes a turn between the calls that bring another's memory.
+        """
+        assert self._expected is not None
+        region, _ = self._expected
+        self._expected = region, region.restore()
 
     def expect_nothing(self) -> None:
         if self._expected is not None:
             region, task = self._expected
             self._expected = None
             with suppress(OutOfDeviceMemoryError):
-                task.wait()
+                if task is not None:
+                    task.wait()
             region.release().wait()
 
-    def _come(self, nbytes: int) -> Region | None:
-        """The region that was expected, if it has the memory that is needed."""
-        if self._expected is not None:
-            region, task = self._expected
-            with suppress(OutOfDeviceMemoryError):
-                task.wait()
-                if region.info()['bytes'] == nbytes:
-                    self._expected = None
-                    return region
-            self.expect_nothing()
-        return None
+    def _take_expected(self, groups: list[Group], report: Adoption) -> bool:
+        """Moves groups into the region that was expected, if it is the one that is needed, and gets its memory."""
+        if self._expected is None:
+            return False
+        region, task = self._expected
+        if task is not None and region.info()['bytes'] == room_for(groups):
+            self._expected = None
+            try:
+                self._fill(region, groups, report, ready=task.wait)
+                return True
+            except OutOfDeviceMemoryError:
+                self._expected = region, task
+        self.expect_nothing()
+        return False
 
     def _region(self, groups: list[Group]) -> Region:
         """A region for all of the groups; it has no memory yet."""
@@ -180,11 +193,14 @@ class Intake:
         else:
             del self._spans[filling.region.address]
 
-    def _fill(self, region: Region, groups: list[Group], report: Adoption, bring: Bring | None = None) -> None:
+    def _fill(
+        self, region: Region, groups: list[Group], report: Adoption, bring: Bring | None = None,
+        ready: Callable[[], object] | None = None,
+    ) -> None:  # fmt: skip
         self._spans[region.address] = {}
         n_taken = len(report.taken)
         try:
-            self._move([(group, region.alloc(group.nbytes)) for group in groups], region, report, bring)
+            self._move([(group, region.alloc(group.nbytes)) for group in groups], region, report, bring, ready)
         except BaseException:
             # Half a region could not come back by itself: all of it goes where it came from.
             move_out(region, self.room.torch_device)
@@ -248,8 +264,14 @@ class Intake:
                 vacant.setdefault(nbytes, []).append(offset)
         return vacant
 
-    def _move(self, places: list[Place], region: Region, report: Adoption, bring: Bring | None = None) -> None:
-        """Moves groups to their places; with `bring` by the host, and memory comes when theirs has gone."""
+    def _move(
+        self, places: list[Place], region: Region, report: Adoption, bring: Bring | None = None,
+        ready: Callable[[], object] | None = None,
+    ) -> None:  # fmt: skip
+        """Moves groups to their places, whose memory is there once `ready` has returned.
+
+        With `bring` by the host, and memory comes when theirs has gone.
+        """
         n_old = len(self._old)
         for group, _ in places:
             self._watch(group)
@@ -257,7 +279,7 @@ class Intake:
             if bring is not None:
                 move_by_host(places, region, self.room.torch_device, bring)
             else:
-                move(places, region, self.room.torch_device)
+                move(places, region, self.room.torch_device, ready)
         except BaseException:
             del self._old[n_old:]
             raise

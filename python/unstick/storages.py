@@ -112,15 +112,24 @@ def _over(region: Region, place: Place) -> list[torch.Tensor]:
     ]
 
 
-def move(places: list[Place], region: Region, device: torch.device) -> None:
-    """Copies groups into a region and lays their tensors over it. On failure they all are where they were."""
+def move(
+    places: list[Place], region: Region, device: torch.device, ready: Callable[[], object] | None = None
+) -> None:
+    """Copies groups into a region and lays their tensors over it. On failure they all are where they were.
+
+    `ready` waits for the memory of the region, for which the first part of the work need not wait.
+    """
     pairs = [
         (old, new)
         for place in places
         for old, new in zip(place[0].storages, _over(region, place), strict=True)
     ]  # fmt: skip
+    into, from_ = [new for _, new in pairs], [old.as_bytes(device) for old, _ in pairs]
+    if ready is not None:
+        ready()
     with torch.no_grad():
-        copy([new for _, new in pairs], [old.as_bytes(device) for old, _ in pairs])
+        copy(into, from_)
+    del into, from_
     lay([(found.tensor, new.untyped_storage()) for old, new in pairs for found in old.tensors])
 
 

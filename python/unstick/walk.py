@@ -162,9 +162,12 @@ def library_tables() -> dict[int, str]:
         if package not in _LIBRARIES:
             continue
         for value in list(getattr(library, '__dict__', {}).values()):
-            many = value.values() if isinstance(value, dict) else value
-            many = many if isinstance(value, (dict, list, tuple)) else (value,)
-            tables.update((id(one), package) for one in many if issubclass(type(one), torch.Tensor))
+            kind = type(value)
+            if issubclass(kind, torch.Tensor):
+                tables[id(value)] = package
+            elif issubclass(kind, (dict, list, tuple)):
+                many = value.values() if isinstance(value, dict) else value
+                tables.update((id(one), package) for one in many if issubclass(type(one), torch.Tensor))
     return tables
 
 
