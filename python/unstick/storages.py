@@ -221,6 +221,7 @@ class _HostMemory:
     """Memory of the host that copies run beside, handed out piece by piece; a piece goes when nobody holds it."""
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.is_pinned = device.type == 'cuda'
         self._rest = torch.empty(0, dtype=torch.uint8)
 
@@ -239,10 +240,18 @@ class _HostMemory:
     def _new(self) -> torch.Tensor:
         if self.is_pinned:
             try:
-                return torch.empty(HOST_PIECE_BYTES, dtype=torch.uint8, pin_memory=True)
+                with torch.cuda.device(self.device):  # else a context may begin on another one
+                    return torch.empty(HOST_PIECE_BYTES, dtype=torch.uint8, pin_memory=True)
             except RuntimeError:  # no more may be locked: copies are slower then
                 self.is_pinned = False
         return torch.empty(HOST_PIECE_BYTES, dtype=torch.uint8)
+
+
+def give_host_back(device: torch.device) -> None:
+    """Has the system get the page-locked memory that torch keeps for next time, once the copies have ended."""
+    if device.type == 'cuda' and hasattr(torch._C, '_host_emptyCache'):
+        with torch.cuda.device(device):
+            torch._C._host_emptyCache()
 
 
 def _join(pieces: list[torch.Tensor], into: torch.Tensor) -> None:

@@ -16,7 +16,7 @@ from itertools import takewhile
 
 from ._unstick import Region
 from .room import Room
-from .storages import Group, Place, Waiting, from_host, put_back, to_host
+from .storages import Group, Place, Waiting, from_host, give_host_back, put_back, to_host
 from .working import reading
 
 CHUNK_BYTES = 128 << 20
@@ -67,6 +67,7 @@ def fill(fillings: list[Filling], room: Room) -> None:
             account.moved_bytes += _send(todo, room)
             _receive(fillings, room, account, is_all=not todo)
         room.give_back()  # waits for the copies
+        give_host_back(room.torch_device)
     except BaseException:
         put_back([one for filling in fillings for one in filling.waiting], room.torch_device)
         raise
