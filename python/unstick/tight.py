@@ -19,7 +19,7 @@ from .room import Room
 from .storages import Group, Place, Waiting, from_host, give_host_back, put_back, to_host
 from .working import reading
 
-CHUNK_BYTES = 128 << 20
+CHUNK_BYTES = 192 << 20
 """What goes to the host before torch is asked to give back, for which the device has to be waited for."""
 
 HOST_BYTES = 768 << 20
