@@ -6,6 +6,7 @@
  */
 #include "module.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <structmember.h>
 
@@ -103,20 +104,44 @@ static int guard_take(PyObject *component, PyObject *dict, PyObject *name)
     return r;
 }
 
-/* For each module of a list and each name that its class has in names: puts a guard, or with type NULL takes it. */
-static int guards_each(PyObject *modules, PyObject *names, PyObject *component, PyTypeObject *type)
+/* What has to be done to whose attributes. */
+struct guard_work {
+    PyObject *component;
+    PyTypeObject *type; /* of the guards to put; NULL: they are taken */
+    PyObject *names;    /* by the class of a module: the methods */
+    PyObject *others;   /* more of them, for a module that has an attribute of its own under that name */
+};
+
+static int guards_one(const struct guard_work *work, PyObject *module, PyObject *dict, PyObject *names, bool is_own)
+{
+    int r = 0;
+
+    for (Py_ssize_t at = 0; r == 0 && at < PyTuple_GET_SIZE(names); at++) {
+        PyObject *name = PyTuple_GET_ITEM(names, at);
+
+        if (!work->type)
+            r = guard_take(work->component, dict, name);
+        else if (!is_own || PyDict_GetItemWithError(dict, name))
+            r = guard_put(work->type, work->component, module, dict, name);
+        else if (PyErr_Occurred())
+            r = -1;
+    }
+    return r;
+}
+
+/* Puts or takes the guards of each module of a list. */
+static int guards_each(const struct guard_work *work, PyObject *modules)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(modules); i++) {
         PyObject *module = Py_NewRef(PyList_GET_ITEM(modules, i));
-        PyObject *own = PyDict_GetItemWithError(names, (PyObject *)Py_TYPE(module));
-        PyObject *dict = own ? PyObject_GenericGetDict(module, NULL) : NULL;
+        PyObject *names = PyDict_GetItemWithError(work->names, (PyObject *)Py_TYPE(module));
+        PyObject *dict = names ? PyObject_GenericGetDict(module, NULL) : NULL;
         int r = dict || !PyErr_Occurred() ? 0 : -1;
 
-        for (Py_ssize_t at = 0; dict && r == 0 && at < PyTuple_GET_SIZE(own); at++) {
-            PyObject *name = PyTuple_GET_ITEM(own, at);
-
-            r = type ? guard_put(type, component, module, dict, name) : guard_take(component, dict, name);
-        }
+        if (dict && r == 0)
+            r = guards_one(work, module, dict, names, false);
+        if (dict && r == 0)
+            r = guards_one(work, module, dict, work->others, true);
         Py_XDECREF(dict);
         Py_DECREF(module);
         if (r < 0)
@@ -127,28 +152,32 @@ static int guards_each(PyObject *modules, PyObject *names, PyObject *component, 
 
 PyObject *py_guards_put(PyObject *self, PyObject *args)
 {
-    PyObject *modules, *names, *component, *type;
+    struct guard_work work;
+    PyObject *modules, *type;
 
     (void)self;
-    if (!PyArg_ParseTuple(args, "O!OO!O!:guards_put", &PyType_Type, &type, &component, &PyList_Type, &modules,
-                          &PyDict_Type, &names))
+    if (!PyArg_ParseTuple(args, "O!OO!O!O!:guards_put", &PyType_Type, &type, &work.component, &PyList_Type, &modules,
+                          &PyDict_Type, &work.names, &PyTuple_Type, &work.others))
         return NULL;
-    if (!PyType_IsSubtype((PyTypeObject *)type, &py_guard_type)) {
+    work.type = (PyTypeObject *)type;
+    if (!PyType_IsSubtype(work.type, &py_guard_type)) {
         PyErr_SetString(PyExc_TypeError, "guards_put() takes a class made from Guard");
         return NULL;
     }
-    if (guards_each(modules, names, component, (PyTypeObject *)type) < 0)
+    if (guards_each(&work, modules) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
 
 PyObject *py_guards_take(PyObject *self, PyObject *args)
 {
-    PyObject *modules, *names, *component;
+    struct guard_work work = { .type = NULL };
+    PyObject *modules;
 
     (void)self;
-    if (!PyArg_ParseTuple(args, "OO!O!:guards_take", &component, &PyList_Type, &modules, &PyDict_Type, &names) ||
-        guards_each(modules, names, component, NULL) < 0)
+    if (!PyArg_ParseTuple(args, "OO!O!O!:guards_take", &work.component, &PyList_Type, &modules, &PyDict_Type,
+                          &work.names, &PyTuple_Type, &work.others) ||
+        guards_each(&work, modules) < 0)
         return NULL;
     Py_RETURN_NONE;
 }

@@ -44,9 +44,12 @@ class Guard:
     previous: Any
 
 def guards_put(
-    kind: type[Guard], component: Any, modules: list[Any], names_of: dict[type[Any], tuple[str, ...]], /
+    kind: type[Guard], component: Any, modules: list[Any], names_of: dict[type[Any], tuple[str, ...]],
+    others: tuple[str, ...], /
 ) -> None: ...
-def guards_take(component: Any, modules: list[Any], names_of: dict[type[Any], tuple[str, ...]], /) -> None: ...
+def guards_take(
+    component: Any, modules: list[Any], names_of: dict[type[Any], tuple[str, ...]], others: tuple[str, ...], /
+) -> None: ...
 
 State = Literal['empty', 'resident', 'evicted', 'partial', 'revoked', 'poisoned']
 Tier = Literal['auto', 'pinned', 'pageable', 'file']

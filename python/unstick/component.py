@@ -173,9 +173,10 @@ class Component:
 
     def wait_for(self, tasks: list[Task]) -> None:
         """Waits until what begin_to_restore() began has come back."""
+        guarded = [(one, guards.guarded(one)) for one in self.closure()]
         refuse(shortage_of(tasks))
-        for one in self.closure():
-            guards.remove(one)
+        for one, parts in guarded:
+            guards.remove(one, parts)
 
     def _rescue(self, region: Region) -> None:
         """The driver keeps memory under an address that nobody can use again: the contents go to memory of torch's own.

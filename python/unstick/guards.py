@@ -11,9 +11,7 @@ read on its own cannot be guarded: it reads as NaN (or -1) while it is evicted.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from functools import partial
 from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +29,9 @@ STORED = (
     'unmerge_adapter', 'merge_and_unload', 'merge', 'unmerge', 'fuse_qkv_projections', 'dequantize',
 )  # fmt: skip
 
+_COMES_TO = {'to': '_apply', 'load_state_dict': '_load_from_state_dict', '__deepcopy__': '__reduce_ex__'}
+"""What a method that a class has from nn.Module comes to before it reads anything: a guard there is enough."""
+
 _names_of: dict[bool, dict[type[nn.Module], tuple[str, ...]]] = {True: {}, False: {}}
 """The methods to guard that a class has, with and without forward: a pipeline has 1,500 modules of 30 classes."""
 
@@ -39,8 +40,12 @@ def names_of(parts: list[nn.Module], with_forward: bool) -> dict[type[nn.Module]
     known = _names_of[with_forward]
     names = (*STORED, 'forward') if with_forward else STORED
     for kind in set(map(type, parts)).difference(known):
-        known[kind] = tuple(name for name in names if name == '__deepcopy__' or hasattr(kind, name))
+        known[kind] = tuple(name for name in names if hasattr(kind, name) and not _is_covered(kind, name))
     return known
+
+
+def _is_covered(kind: type[nn.Module], name: str) -> bool:
+    return name in _COMES_TO and getattr(kind, name) is getattr(nn.Module, name, None)
 
 
 class Guard(_unstick.Guard):
@@ -68,9 +73,7 @@ class Guard(_unstick.Guard):
             _take(self.component, module)
         if hasattr(self, 'previous'):
             return cast(Callable[..., Any], self.previous)
-        method = getattr_static(type(module), self.name, None)
-        if method is None:  # torch.nn.Module has no __deepcopy__
-            return partial(copy.deepcopy, module)
+        method = getattr_static(type(module), self.name)
         return cast(Callable[..., Any], method.__get__(module, type(module)))
 
 
@@ -83,17 +86,24 @@ def install(component: Component, with_forward: bool = True) -> None:
         remove(component)
     component.is_guarded_with_forward = with_forward
     parts = modules(module)
-    guards_put(Guard, component, parts, names_of(parts, with_forward))
+    guards_put(Guard, component, parts, names_of(parts, with_forward), tuple(_COMES_TO))
 
 
-def remove(component: Component) -> None:
+def guarded(component: Component) -> list[nn.Module]:
+    """The modules of a component that have guards now: found before there is something to wait for."""
+    module = component.module
+    return modules(module) if module is not None and component.is_guarded_with_forward is not None else []
+
+
+def remove(component: Component, parts: list[nn.Module] | None = None) -> None:
+    """With `parts` what guarded() returned."""
     module = component.module
     if module is None or component.is_guarded_with_forward is None:
         return
     component.is_guarded_with_forward = None
-    _take(component, module)
+    _take(component, module, parts)
 
 
-def _take(component: Component, module: nn.Module) -> None:
-    parts = modules(module)
-    guards_take(component, parts, names_of(parts, True))
+def _take(component: Component, module: nn.Module, parts: list[nn.Module] | None = None) -> None:
+    parts = modules(module) if parts is None else parts
+    guards_take(component, parts, names_of(parts, True), tuple(_COMES_TO))

@@ -136,6 +136,30 @@ def test_a_method_of_the_instance_survives(device):
     assert module.__dict__['to']('cpu') == 'mine'
 
 
+class OwnMethods(nn.Linear):
+    """What torch.nn.Module's own would come to by another guarded method, these do by themselves."""
+
+    def to(self, *_):
+        return self.weight.detach().clone()
+
+    def __deepcopy__(self, _):
+        return self.weight.detach().clone()
+
+    def load_state_dict(self, *_, **__):
+        return self.weight.detach().clone()
+
+
+@pytest.mark.parametrize('read', ['to', 'deepcopy', 'load_state_dict'])
+def test_a_method_of_the_class_is_guarded(device, read):
+    module = nn.Sequential(OwnMethods(16, 16))
+    expected = module[0].weight.detach().clone()
+    model = unstick.adopt(module, device=device)
+    model.evict()
+    result = copy.deepcopy(module[0]) if read == 'deepcopy' else getattr(module[0], read)({})
+    assert torch.equal(result, expected)
+    assert model.is_resident
+
+
 def test_a_method_that_is_wrapped_while_it_is_away(device):
     """As monkey patches and the caches of diffusers do: what they hold is the guard."""
     module, model, expected = adopted(device)
