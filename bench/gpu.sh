@@ -118,7 +118,7 @@ part_bench() {
         link-up,link-down,hash,evict-unchanged,evict-first,evict-dirty,restore-pinned,restore-at-once,switch
     # A backup is made and given back in each run.
     run bench-take "$unstick" bench --device "$device" --size "$few_gib" --runs 20 --json --only \
-        take-apart,take-half,take-unpinning
+        take-apart,take-group,take-half,take-unpinning
     run bench-beside "$unstick" bench --device "$device" --size "$eight" --runs 20 --json --only \
         beside-backup,beside-evict
     run bench-file "$unstick" bench --device "$device" --size "$eight" --runs 20 --dir "$models" --json --only \

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What an eviction asks of the driver for each granule: unmap it, map the sentinel in its place, release the memory.
- * Measured without the library around it, to see what other ways would cost: releases on a thread of their own, a
- * sentinel of half the size, mapped twice, and registrations of host memory that are undone meanwhile. The slowest
- * single call is reported with its name: no step can be shorter.
+ * Measured without the library around it, to see what other ways would cost: releases on a thread of their own,
+ * several granules to a call, a sentinel of half the size, mapped twice, and registrations of host memory that are
+ * undone meanwhile. The slowest single call is reported with its name: no step can be shorter.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/math.h"
 #include "base/os.h"
 #include "bench.h"
+
+#define GROUP 8 /* granules */
 
 struct bench_vmm {
     struct bench_buffer buffer;
@@ -38,22 +41,24 @@ static void vmm_note(struct bench_slowest *slowest, const char *call, uint64_t s
         *slowest = (struct bench_slowest){ .call = call, .ns = took_ns };
 }
 
-/* Takes the next granule's memory from under its address, and lays a sentinel there. */
+/* Takes the memory of the next n granules from under their addresses, and lays a sentinel there. */
 static int vmm_lay(struct bench *bench, struct bench_vmm *state, uint64_t sentinel, uint64_t sentinel_bytes,
-                   struct unstick_error *error)
+                   uint32_t n, struct unstick_error *error)
 {
     uint64_t address = state->buffer.address + state->n_laid * bench->granule_bytes;
     const struct usk_device_ops *ops = bench->driver->ops;
+    uint64_t bytes = n * bench->granule_bytes;
     uint64_t started_ns = usk_clock_now_ns();
-    int r = ops->unmap(bench->driver, address, bench->granule_bytes, error);
+    int r = ops->unmap(bench->driver, address, bytes, error);
 
     vmm_note(&bench->slowest, "unmap", started_ns);
     if (r < 0)
         return r;
     started_ns = usk_clock_now_ns();
-    r = ops->map_repeated(bench->driver, address, bench->granule_bytes, sentinel, sentinel_bytes, error);
+    r = ops->map_repeated(bench->driver, address, bytes, sentinel, sentinel_bytes, error);
     vmm_note(&bench->slowest, "map", started_ns);
-    state->n_laid += r == UNSTICK_OK;
+    if (r == UNSTICK_OK)
+        state->n_laid += n;
     return r;
 }
 
@@ -110,15 +115,17 @@ static int vmm_refill(struct bench *bench, struct bench_vmm *state, struct unsti
 }
 
 static int vmm_alone(struct bench *bench, struct bench_vmm *state, uint64_t sentinel, uint64_t sentinel_bytes,
-                     double *ret_s, struct unstick_error *error)
+                     uint32_t n_at_once, double *ret_s, struct unstick_error *error)
 {
     uint64_t started_ns = usk_clock_now_ns();
     int r = UNSTICK_OK;
 
-    for (uint32_t i = 0; i < bench->n_granules && r == UNSTICK_OK; i++) {
-        r = vmm_lay(bench, state, sentinel, sentinel_bytes, error);
-        if (r == UNSTICK_OK)
-            r = vmm_release(bench, &state->buffer.handles[i], &bench->slowest, error);
+    for (uint32_t i = 0; i < bench->n_granules && r == UNSTICK_OK;) {
+        uint32_t n = (uint32_t)usk_min(n_at_once, bench->n_granules - i);
+
+        r = vmm_lay(bench, state, sentinel, sentinel_bytes, n, error);
+        for (; n && r == UNSTICK_OK; n--)
+            r = vmm_release(bench, &state->buffer.handles[i++], &bench->slowest, error);
     }
     *ret_s = bench_seconds_since(started_ns);
     return r == UNSTICK_OK ? vmm_refill(bench, state, error) : r;
@@ -128,14 +135,21 @@ static int vmm_one_thread(struct bench *bench, void *userdata, double *ret_s, st
 {
     struct bench_vmm *state = userdata;
 
-    return vmm_alone(bench, state, state->whole, bench->granule_bytes, ret_s, error);
+    return vmm_alone(bench, state, state->whole, bench->granule_bytes, 1, ret_s, error);
+}
+
+static int vmm_group(struct bench *bench, void *userdata, double *ret_s, struct unstick_error *error)
+{
+    struct bench_vmm *state = userdata;
+
+    return vmm_alone(bench, state, state->whole, bench->granule_bytes, GROUP, ret_s, error);
 }
 
 static int vmm_half_sentinel(struct bench *bench, void *userdata, double *ret_s, struct unstick_error *error)
 {
     struct bench_vmm *state = userdata;
 
-    return vmm_alone(bench, state, state->half, bench->granule_bytes / 2, ret_s, error);
+    return vmm_alone(bench, state, state->half, bench->granule_bytes / 2, 1, ret_s, error);
 }
 
 /* The same while the store's threads give registered host memory back, of which there is as much. */
@@ -148,7 +162,7 @@ static int vmm_beside_unpinning(struct bench *bench, void *userdata, double *ret
     if (r < 0)
         return r;
     bench_arena_free(bench, arena);
-    return vmm_alone(bench, state, state->whole, bench->granule_bytes, ret_s, error);
+    return vmm_alone(bench, state, state->whole, bench->granule_bytes, 1, ret_s, error);
 }
 
 static int vmm_two_threads(struct bench *bench, void *userdata, double *ret_s, struct unstick_error *error)
@@ -161,7 +175,7 @@ static int vmm_two_threads(struct bench *bench, void *userdata, double *ret_s, s
     if (r < 0)
         return r;
     for (uint32_t i = 0; i < bench->n_granules && r == UNSTICK_OK; i++) {
-        r = vmm_lay(bench, state, state->whole, bench->granule_bytes, error);
+        r = vmm_lay(bench, state, state->whole, bench->granule_bytes, 1, error);
         atomic_store(&releaser.n_free, i + 1);
     }
     atomic_store(&releaser.n_free, bench->n_granules); /* after a failure, too: it is waited for */
@@ -196,6 +210,11 @@ int bench_vmm(struct bench *bench, struct unstick_error *error)
           .reference = "the same, the releases on a thread of their own",
           .ours = vmm_one_thread,
           .theirs = vmm_two_threads },
+        { .name = "take-group",
+          .what = "the same on one thread, eight granules to a call that unmaps and one that sets access",
+          .reference = "granule by granule",
+          .ours = vmm_group,
+          .theirs = vmm_one_thread },
         { .name = "take-half",
           .what = "the same on one thread, the sentinel of half a granule mapped twice",
           .reference = "the sentinel of a granule",

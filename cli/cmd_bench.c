@@ -21,8 +21,8 @@ static const char *const names[] = {
     "link-up",         "link-down",   "pin",         "hash",
     "load-pinned",     "load-file",   "load-cold",   "restore-file",
     "evict-unchanged", "evict-first", "evict-dirty", "restore-pinned",
-    "restore-at-once", "switch",      "take-apart",  "take-half",
-    "take-unpinning",  "beside-backup", "beside-evict",
+    "restore-at-once", "switch",      "take-apart",  "take-group",
+    "take-half",       "take-unpinning", "beside-backup", "beside-evict",
 };
 #define N_NAMES (sizeof(names) / sizeof(names[0]))
 

@@ -15,7 +15,7 @@ UNSTICK = ""
 MIB = 1 << 20
 BENCH_CASES = ["link-up", "link-down", "pin", "hash", "load-pinned", "load-file", "load-cold", "restore-file",
                "evict-unchanged", "evict-first", "evict-dirty", "restore-pinned", "restore-at-once", "switch",
-               "take-apart", "take-half", "take-unpinning", "beside-backup", "beside-evict"]
+               "take-apart", "take-group", "take-half", "take-unpinning", "beside-backup", "beside-evict"]
 
 
 def safetensors(tensors, metadata=None):

@@ -233,7 +233,7 @@ class Bench(case.Case):
         for result in results:
             if "skipped" in result:
                 # The folder of the test may be one that lives in memory.
-                self.assertIn(result["case"], ("load-cold", "take-apart", "take-half", "take-unpinning",
+                self.assertIn(result["case"], ("load-cold", "take-apart", "take-group", "take-half", "take-unpinning",
                                                "beside-backup", "beside-evict"))
                 continue
             for side in (result["ours"], result["reference"]):
@@ -263,9 +263,9 @@ class Bench(case.Case):
     @unittest.skipUnless("FAKECUDA_PATH" in os.environ, "needs the stand-in for the driver")
     def test_calls_of_the_driver(self):
         self.environment["LD_LIBRARY_PATH"] = os.environ["FAKECUDA_PATH"]
-        gpu = ["--device", "cuda:0", "--only", "take-apart,take-half,take-unpinning"]
+        gpu = ["--device", "cuda:0", "--only", "take-apart,take-group,take-half,take-unpinning"]
         out = json.loads(self.good("bench", *gpu, "--size", "16MiB", "--granule", "4MiB", "--json"))
-        self.check_results(out["results"], ["take-apart", "take-half", "take-unpinning"])
+        self.check_results(out["results"], ["take-apart", "take-group", "take-half", "take-unpinning"])
         for result in out["results"]:
             self.assertIn(result["slowest_call"]["name"], ("unmap", "map", "release"))
             self.assertGreater(result["slowest_call"]["ms"], 0)
@@ -274,8 +274,8 @@ class Bench(case.Case):
             self.bad("bench", *gpu, "--size", "16MiB", "--granule", "4MiB", says=call)
         del self.environment["FAKECUDA_FAIL"]
         lines = self.good("bench", *gpu, "--size", "4MiB", "--granule", "2MiB").splitlines()
-        self.assertEqual([line.split()[:2] for line in lines[3:6]],
-                         [["take-apart", "-"], ["take-half", "-"], ["take-unpinning", "-"]])
+        self.assertEqual([line.split()[:2] for line in lines[3:7]],
+                         [["take-apart", "-"], ["take-group", "-"], ["take-half", "-"], ["take-unpinning", "-"]])
 
     def test_share(self):
         host = ["--device", "host:64MiB", "--size", "4MiB"]
