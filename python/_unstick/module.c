@@ -78,7 +78,8 @@ static PyMethodDef module_methods[] = {
     { "guards_put", py_guards_put, METH_VARARGS,
       "(class, component, modules, {type: names}, names): a guard before each of these methods that has none; before "
       "the last ones where the module itself has such an attribute." },
-    { "guards_take", py_guards_take, METH_VARARGS, "(component, modules, {type: names}, names): takes its guards away." },
+    { "guards_take", py_guards_take, METH_VARARGS,
+      "(component, modules, {type: names}, names): takes its guards away." },
     { "hibernate", py_hibernate, METH_VARARGS, "(pid, milliseconds): a dict." },
     { "wake", py_wake, METH_VARARGS, "(pid, milliseconds): a dict." },
     { "hibernate_state", py_hibernate_state, METH_VARARGS, "(pid): which state the driver says it is in." },

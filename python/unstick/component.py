@@ -66,6 +66,7 @@ class Component:
         self.is_guarded_with_forward: bool | None = None
         """None: not guarded."""
         self.n_references = 0
+        self.n_modules = 1
         self._graphs: list[int] = []
         """The threads whose calls have made graphs that still live."""
         self._uses: list[Call] = []

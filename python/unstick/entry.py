@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -132,7 +133,32 @@ class CompiledCall:
         return self.call.__reduce__()
 
 
-_wrapper_references = [0]
+class _Wrappers:
+    """Whether torch.compile() has wrapped a module since somebody looked through the heap: that takes long.
+
+    A wrapper holds its class, so a new one shows in how often that is held, less those that have died; and it holds its
+    module, which shows by itself where another reference to the class went at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[weakref.ref[nn.Module]] = []
+        self._n_references = 0
+
+    def look(self, kind: type[nn.Module], is_suspected: bool) -> list[nn.Module] | None:
+        """All of them; None if there is none that was not there last time."""
+        n_dead = sum(ref() is None for ref in self._known)
+        if not is_suspected and sys.getrefcount(kind) <= self._n_references - n_dead:
+            return None
+        wrappers = instances(kind)[0]
+        self.note(kind, wrappers)
+        return wrappers
+
+    def note(self, kind: type[nn.Module], wrappers: list[nn.Module]) -> None:
+        self._known = [weakref.ref(wrapper) for wrapper in wrappers]
+        self._n_references = sys.getrefcount(kind)
+
+
+_wrappers = _Wrappers()
 
 
 def attach(components: list[Component], wrappers: list[nn.Module] | None = None) -> None:
@@ -141,19 +167,20 @@ def attach(components: list[Component], wrappers: list[nn.Module] | None = None)
     `wrappers` are all wrappers of compiled modules, where somebody has looked for them already.
     """
     owners: dict[nn.Module, Component] = {}
-    is_changed = False
+    is_suspected = False
     for component in components:
         module = component.module
         if module is None:
             continue
-        # A wrapper holds its module and its class: no need to look through the heap if neither is held once more.
         n_references = sys.getrefcount(module)
-        is_changed |= n_references != component.n_references
+        is_suspected |= n_references > component.n_references
         component.n_references = n_references
         for part in (module, *module.children()):
             if type(part).forward is not nn.Module.forward:
                 _attach(part, component)
-        for part in modules(module):
+        parts = modules(module)
+        component.n_modules = len(parts)
+        for part in parts:
             owners[part] = component
             call = part._compiled_call_impl
             if isinstance(call, CompiledCall):
@@ -161,11 +188,10 @@ def attach(components: list[Component], wrappers: list[nn.Module] | None = None)
             elif call is not None:
                 part._compiled_call_impl = CompiledCall(component, part, call)
     kind = wrapper_type()
-    if kind is not None:
-        is_changed |= sys.getrefcount(kind) != _wrapper_references[0]
-        _wrapper_references[0] = sys.getrefcount(kind)
-        if wrappers is None and is_changed:
-            wrappers = instances(kind)[0]
+    if kind is not None and wrappers is not None:
+        _wrappers.note(kind, wrappers)
+    elif kind is not None:
+        wrappers = _wrappers.look(kind, is_suspected)
     for wrapper in wrappers or ():
         inner = wrapper.__dict__.get('_modules', {}).get('_orig_mod')
         if inner in owners:

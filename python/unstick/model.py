@@ -103,7 +103,8 @@ class Model:
         ]
         for one in leaving:
             one.refuse_from_inside('evict')
-        return leaving
+        # Guards come before an eviction, one for each module: first what has much to take away and few of them.
+        return sorted(leaving, key=lambda one: one.nbytes / one.n_modules, reverse=True)
 
     def _is_inside(self, evictions: list[Eviction]) -> bool:
         """Whether everything lies in a region; if not, the evictions, beside which this is looked at, are called off.

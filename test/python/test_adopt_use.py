@@ -13,6 +13,7 @@ torch = pytest.importorskip('torch')
 from torch import nn  # noqa: E402
 
 import unstick  # noqa: E402
+from unstick import _unstick, entry  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -447,6 +448,33 @@ def test_compiled_code_stays_valid(device, how):
                     model.restore()
                 assert torch.equal(call(x), expected)
         assert model.is_resident
+
+
+def test_the_heap_is_walked_only_if_a_module_was_compiled(device, monkeypatch):
+    """A walk takes longer than an eviction."""
+    torch._dynamo.reset()
+    walks = []
+    monkeypatch.setattr(entry, 'instances', lambda *kinds: walks.append(kinds) or _unstick.instances(*kinds))
+    module, bystander, x = small(), torch.compile(small(), backend='eager'), torch.rand(2, 64)
+    parts = {'one': module}
+    model = unstick.adopt(parts, device=device)
+    references = [module, *module]
+    with torch.no_grad():
+        for _ in range(2):
+            model.evict()
+            model.restore()
+            references.clear()
+        assert not walks
+        expected = module(x)
+        del bystander  # a wrapper goes, and another one comes
+        gc.collect()
+        call = torch.compile(module, fullgraph=True, backend='eager')
+        model.evict()
+        assert len(walks) == 1
+        for _ in range(3):
+            assert torch.equal(call(x), expected)
+            model.evict()
+        assert len(walks) <= 2  # what was compiled at the first call holds the module, too
 
 
 def test_a_compiled_transformer_of_a_pipeline(device, flux):
