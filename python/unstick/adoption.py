@@ -7,7 +7,10 @@ region. From then on the region decides whether there is memory behind them.
 
 from __future__ import annotations
 
+import gc
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -181,7 +184,8 @@ class Adopter:
         self.device = room.torch_device
 
     def adopt(self, obj: Any, model: Model) -> Adoption:
-        report = self._adopt(obj, model, may_take=True)
+        with _uncollected():
+            report = self._adopt(obj, model, may_take=True)
         assert report is not None
         return report
 
@@ -359,6 +363,18 @@ class Adopter:
             elif _overlaps(groups, storage.data_ptr(), storage.nbytes()):
                 extra[storage._cdata] = Storage(storage, storage.data_ptr(), storage.nbytes(), [found])
         return list(extra.values())
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: so many objects are made that it would look through all there are, for nothing."""
+    is_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_enabled:
+            gc.enable()
 
 
 def _owner_of(tensor: torch.Tensor, regions: list[tuple[int, int, Component]]) -> Component | None:

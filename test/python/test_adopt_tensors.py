@@ -606,3 +606,23 @@ def test_many_that_drift_are_taken_in_at_once(device, monkeypatch):
     assert len(looked) == 1
     assert held(device) <= before + (128 << 10)  # where tensors had died in all of a granule, another one has come
     assert all(is_inside(model, buffer) and bool((buffer == i).all()) for i, buffer in enumerate(module.buffers()))
+
+
+@pytest.mark.parametrize('is_enabled', [True, False])
+def test_the_collector_rests_meanwhile(device, is_enabled, monkeypatch):
+    """It would go through all there is, which can take longer than the adoption itself."""
+    module, states = nn.Linear(16, 16), []
+    take = Adopter._take
+    monkeypatch.setattr(Adopter, '_take', lambda *args: states.append(gc.isenabled()) or take(*args))
+    if not is_enabled:
+        gc.disable()
+    try:
+        unstick.adopt(module, device=device)
+        assert gc.isenabled() is is_enabled
+        monkeypatch.setattr(Adopter, '_take', lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            unstick.adopt(nn.Linear(16, 16), device=device)
+        assert gc.isenabled() is is_enabled
+    finally:
+        gc.enable()
+    assert states == [False]
