@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -30,151 +29,19 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from peak import COARSE_SECONDS, Peak
 
 import unstick
+
+if TYPE_CHECKING:
+    from case import Case
 
 GIB = 1 << 30
 MIB = 1 << 20
 CARD_BYTES = {'8-bit': 12 * GIB, '4-bit': 8 * GIB, 'switch': 20 * GIB}
 NOBODY = 65534
-
-
-class Nvml:
-    """The device's own reading, which no process's allocator colours."""
-
-    class Memory(ctypes.Structure):
-        _fields_ = [('total', ctypes.c_ulonglong), ('free', ctypes.c_ulonglong), ('used', ctypes.c_ulonglong)]
-
-    def __init__(self) -> None:
-        self.library = ctypes.CDLL('libnvidia-ml.so.1')
-        self.library.nvmlInit_v2()
-        self.handle = ctypes.c_void_p()
-        self.library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self.handle))
-
-    def used(self) -> int:
-        memory = Nvml.Memory()
-        self.library.nvmlDeviceGetMemoryInfo(self.handle, ctypes.byref(memory))
-        return int(memory.used)
-
-
-def watch() -> None:
-    """A process of its own: prints the most that was used, every time it is asked."""
-    nvml, most, asked = Nvml(), 0, threading.Event()
-
-    def listen() -> None:
-        nonlocal most
-        for line in sys.stdin:
-            if line.startswith('reset'):
-                most = nvml.used()
-            print(most, flush=True)
-        asked.set()
-
-    threading.Thread(target=listen, daemon=True).start()
-    while not asked.is_set():
-        most = max(most, nvml.used())
-        time.sleep(0.0005)
-
-
-class Peak:
-    def __init__(self) -> None:
-        self.process = None
-        if torch.cuda.is_available():
-            self.process = subprocess.Popen(
-                [sys.executable, __file__, '--watch'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-
-    def ask(self, word: str) -> int:
-        if self.process is None:
-            return 0
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(f'{word}\n')
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def reset(self) -> int:
-        return self.ask('reset')
-
-    def read(self) -> int:
-        return self.ask('read')
-
-
-class Case:
-    """What every case starts from, and what it has found."""
-
-    def __init__(self, scale: int, side: int, steps: int) -> None:
-        self.scale, self.side, self.steps = scale, side, steps
-        self.has_gpu = torch.cuda.is_available()
-        self.device = torch.device('cuda', 0) if self.has_gpu else torch.device('cpu')
-        self.found: dict[str, Any] = {}
-
-    def used(self) -> int:
-        """Device memory in use by all; on the host device, what regions hold."""
-        if self.has_gpu:
-            free, total = torch.cuda.mem_get_info()
-            return int(total - free)
-        from unstick.room import _default_rooms
-
-        return sum(
-            component.resident_bytes for room in _default_rooms.values() for component in room.components
-        )
-
-    def sync(self) -> None:
-        if self.has_gpu:
-            torch.cuda.synchronize()
-
-    @contextlib.contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        self.sync()
-        started = time.monotonic()
-        yield
-        self.sync()
-        self.found[f'{name}_ms'] = round((time.monotonic() - started) * 1000, 2)
-
-    @contextlib.contextmanager
-    def profiled(self, name: str) -> Iterator[None]:
-        """Where the time of a call goes, if UNSTICK_PROFILE is set; the call is slower for it."""
-        if not os.environ.get('UNSTICK_PROFILE'):
-            yield
-            return
-        import cProfile
-        import io
-        import pstats
-
-        profile, text = cProfile.Profile(), io.StringIO()
-        with profile:
-            yield
-        pstats.Stats(profile, stream=text).sort_stats('tottime').print_stats(25)
-        self.found[f'{name}_profile'] = [line for line in text.getvalue().splitlines() if line.strip()][3:]
-
-    def empty(self) -> None:
-        gc.collect()
-        if self.has_gpu:
-            torch._C._cuda_clearCublasWorkspaces()
-            torch.cuda.empty_cache()
-
-    def baseline(self) -> None:
-        """What the context and the libraries take: an image of a model of one layer of each kind, freed."""
-        for quantization in ('8-bit', '4-bit'):
-            pipe = full.pipeline(
-                transformer=full.transformer(quantization, self.device, self.scale, n_layers=1),
-                text_encoder=full.clip(self.device),
-                text_encoder_2=full.t5(quantization, self.device, self.scale, n_layers=1),
-                vae=full.vae(self.device),
-            )
-            self.image(pipe)
-            del pipe
-        self.empty()
-        self.found['baseline_used_bytes'] = self.used()
-
-    def memory(self, name: str) -> None:
-        if self.has_gpu:
-            self.found[f'{name}_allocated_bytes'] = torch.cuda.memory_allocated()
-            self.found[f'{name}_reserved_bytes'] = torch.cuda.memory_reserved()
-        self.found[f'{name}_used_bytes'] = self.used()
-
-    def image(self, pipe: Any) -> str:
-        return full.digest(full.image(pipe, self.steps, self.side))
 
 
 def leave(case: Case, quantization: str) -> None:
@@ -194,7 +61,9 @@ def leave(case: Case, quantization: str) -> None:
     def closure(holds: Any = pipe) -> int:
         return len(str(holds.transformer))
 
-    peak = Peak()
+    with case.timed('open'):  # the first time in a user's life, too, the driver compiles the hash
+        unstick.adopt(torch.nn.Linear(16, 16, device=case.device), 'first').release()
+    peak = Peak(case.has_gpu, COARSE_SECONDS)
     start = peak.reset()
     with case.timed('adopt'), case.profiled('adopt'):
         model = unstick.adopt(pipe, quantization)
@@ -251,7 +120,7 @@ def tight(case: Case, quantization: str) -> None:
     pipe = full.flux(quantization, case.device, case.scale)
     before = case.image(pipe)
     case.empty()
-    peak = Peak()
+    peak = Peak(case.has_gpu)
     start = peak.reset()
     with case.timed('adopt'):
         model = unstick.adopt(pipe, quantization, tight=True)
@@ -489,7 +358,7 @@ def switch(case: Case) -> None:
 
 def card(case: Case, quantization: str) -> None:
     """Component by component onto a card that cannot hold them all, then images as if it could."""
-    peak = Peak()
+    peak = Peak(case.has_gpu)
     start = peak.reset()
     with case.timed('load'):
         models = []
@@ -510,7 +379,7 @@ def card(case: Case, quantization: str) -> None:
 
 
 def whole(case: Case, quantization: str) -> None:
-    peak = Peak()
+    peak = Peak(case.has_gpu)
     start = peak.reset()
     with case.timed('load'):
         pipe = full.flux(quantization, case.device, case.scale)
@@ -518,7 +387,7 @@ def whole(case: Case, quantization: str) -> None:
 
 
 def offload(case: Case, quantization: str, how: str) -> None:
-    peak = Peak()
+    peak = Peak(case.has_gpu)
     start = peak.reset()
     with case.timed('load'):
         # On the device, component by component, then to the host, as their own loaders have it.
@@ -617,6 +486,8 @@ CASES: dict[str, Callable[[Case], None]] = {
 
 
 def run_one(name: str, arguments: argparse.Namespace) -> None:
+    from case import Case
+
     case = Case(arguments.scale, arguments.side, arguments.steps)
     status = 0
     try:
@@ -687,7 +558,6 @@ def run_all(arguments: argparse.Namespace) -> int:
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n\n')[0])
-    parser.add_argument('--watch', action='store_true', help=argparse.SUPPRESS)
     parser.add_argument('--ballast', type=int, help=argparse.SUPPRESS)
     parser.add_argument('--one', help=argparse.SUPPRESS)
     parser.add_argument('--scale', type=int, default=1)
@@ -697,9 +567,7 @@ if __name__ == '__main__':
     parser.add_argument('out', type=Path, nargs='?')
     parser.add_argument('cases', nargs='*', metavar='CASE')
     given = parser.parse_intermixed_args()
-    if given.watch:
-        watch()
-    elif given.ballast:
+    if given.ballast:
         ballast(given.ballast)
     elif given.one:
         import full_flux as full
