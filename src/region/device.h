@@ -55,7 +55,6 @@ struct unstick_device {
     struct usk_sentinel sliver;     /* of the granularity; unused if a granule is no longer than that */
     uint64_t *hash_slots;           /* baton: a bit per slot that is taken */
     uint64_t n_stray_writes;        /* baton: found so far */
-    unsigned int n_consumers;       /* baton: running tasks that want spares to be kept */
     /* Promised to somebody: an arrival that can wait for what it evicts does not take it. */
     atomic_uint_least64_t claimed_bytes;
     atomic_bool is_lost;

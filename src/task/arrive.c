@@ -78,8 +78,6 @@ static int arrive_begin(struct unstick_task *task)
     required = arrive_sum(task);
     task->result.total_bytes = required;
     task->budget_bytes = required;
-    if (task->n_sources)
-        region->dev->n_consumers++;
     room = task->n_sources ? UINT64_MAX : usk_device_room_bytes(region->dev);
     return required > room ? arrive_fail_shortage(task, required, room) : UNSTICK_OK;
 }
@@ -289,8 +287,6 @@ static enum unstick_tier arrive_tier(const struct unstick_task *task, bool *ret_
 
 static int arrive_end(struct unstick_task *task)
 {
-    if (task->n_sources)
-        task->region->dev->n_consumers--;
     if (!task->failure) {
         task->result.tier = arrive_tier(task, &task->result.has_mixed_tiers);
         task->result.has_verified = (task->flags & UNSTICK_TASK_VERIFY) && task->region->dev->driver->caps.can_hash;
