@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ._unstick import instances, modules
+from .guards import names_of
 from .walk import wrapper_type
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ def attach(components: list[Component], wrappers: list[nn.Module] | None = None)
                 _attach(part, component)
         parts = modules(module)
         component.n_modules = len(parts)
+        names_of(parts, with_forward=True)  # found out now: the first eviction would have to wait for it
         for part in parts:
             owners[part] = component
             call = part._compiled_call_impl
