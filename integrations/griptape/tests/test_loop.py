@@ -14,8 +14,8 @@ from harness import SMALL, Engine, pixels
 from watch import Watch
 
 LIMIT = 0.1
-N_WALKS = {'load': 2, 'restore': 0, 'hit': 0}
-"""Walks through the heap: who else holds a tensor, and which modules are compiled."""
+N_WALKS = {'load': 1, 'restore': 0, 'hit': 0}
+"""Walks through the heap: who else holds a tensor, and which modules are compiled, in one."""
 
 
 def show(name: str, watch: Watch) -> None:
