@@ -55,7 +55,8 @@ struct unstick_task_options {
     enum unstick_fence fence;   /**< evict */
     uint64_t max_bytes;         /**< evict: stop once this much was freed, last granules first; restore: once this much
                                      is back, first granules first; rounded up to granules; 0: everything */
-    struct unstick_task **sources; /**< load, restore: evictions whose memory this task waits for and takes over */
+    struct unstick_task **sources; /**< load, restore: evictions of the same context whose memory this task waits for
+                                        and takes over */
     size_t n_sources;           /**< length of sources; read during the call only */
 };
 

@@ -115,6 +115,13 @@ static int task_check(const struct unstick_region *region, const struct unstick_
         options->fence > UNSTICK_FENCE_NONE || (options->n_sources && !options->sources))
         return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "unstick_task_options",
                              "the options of a task are malformed; zero them and set size to sizeof");
+    for (size_t i = 0; i < options->n_sources; i++) {
+        /* One of another context is stepped under that one's baton. */
+        if (!options->sources[i] || options->sources[i]->ctx != region->dev->ctx)
+            return usk_error_set(error, UNSTICK_INVALID_ARGUMENT, 0, "unstick_task_options",
+                                 "source %zu is %s; sources are tasks of the region's own context", i,
+                                 options->sources[i] ? "a task of another context" : "NULL");
+    }
     return UNSTICK_OK;
 }
 

@@ -486,6 +486,37 @@ static void test_claimed_memory_is_left(void **state)
     fixture_close(&fixture);
 }
 
+static void test_sources_of_the_same_context(void **state)
+{
+    struct unstick_task *sources[2] = { NULL, NULL };
+    struct unstick_task_options options = { .size = sizeof(options), .sources = sources, .n_sources = 2 };
+    struct unstick_region *region, *elsewhere;
+    struct unstick_task *restore = NULL;
+    struct unstick_error error;
+    struct fixture fixture, other;
+
+    (void)state;
+    fixture_open(&fixture, NULL);
+    fixture_open(&other, NULL);
+    region = fixture_region_new(&fixture, 2 * GRANULE);
+    elsewhere = fixture_region_new(&other, 2 * GRANULE);
+    assert_int_equal(unstick_region_evict(region, NULL, &sources[0], NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_restore(region, &options, &restore, &error), UNSTICK_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.text, "source 1 is NULL"));
+    assert_int_equal(unstick_region_evict(elsewhere, NULL, &sources[1], NULL), UNSTICK_OK);
+    assert_int_equal(unstick_region_restore(region, &options, &restore, &error), UNSTICK_INVALID_ARGUMENT);
+    assert_non_null(strstr(error.text, "source 1 is a task of another context"));
+    assert_null(restore);
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(unstick_task_wait(sources[i], NULL), UNSTICK_OK);
+        unstick_task_free(sources[i]);
+    }
+    unstick_region_unref(region);
+    unstick_region_unref(elsewhere);
+    fixture_close(&other);
+    fixture_close(&fixture);
+}
+
 static void test_budget(void **state)
 {
     struct fixture fixture;
@@ -761,6 +792,7 @@ int main(void)
         CASE(test_loads_are_whole),
         CASE(test_canceled_while_the_driver_is_busy),
         CASE(test_claimed_memory_is_left),
+        CASE(test_sources_of_the_same_context),
         CASE(test_budget),
         CASE(test_budget_behind_oneself),
         CASE(test_changed_file),
