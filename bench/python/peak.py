@@ -3,50 +3,35 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 FINE_SECONDS = 0.0005
 COARSE_SECONDS = 0.005
 """Between two readings. Each takes a lock of the driver's that the calls of an adoption want, too."""
 
 
-class Nvml:
-    """The device's own reading, which no process's allocator colours."""
-
-    class Memory(ctypes.Structure):
-        _fields_ = [('total', ctypes.c_ulonglong), ('free', ctypes.c_ulonglong), ('used', ctypes.c_ulonglong)]
-
-    def __init__(self) -> None:
-        self.library = ctypes.CDLL('libnvidia-ml.so.1')
-        self.library.nvmlInit_v2()
-        self.handle = ctypes.c_void_p()
-        self.library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self.handle))
-
-    def used(self) -> int:
-        memory = Nvml.Memory()
-        self.library.nvmlDeviceGetMemoryInfo(self.handle, ctypes.byref(memory))
-        return int(memory.used)
-
-
 def watch(pause_s: float) -> None:
     """A process of its own: prints the most that was used, every time it is asked."""
+    sys.path.append(str(Path(__file__).parents[1] / 'compare'))
+    from readings import Nvml
+
     nvml, most, asked = Nvml(), 0, threading.Event()
 
     def listen() -> None:
         nonlocal most
         for line in sys.stdin:
             if line.startswith('reset'):
-                most = nvml.used()
+                most = nvml.memory().used
             print(most, flush=True)
         asked.set()
 
     threading.Thread(target=listen, daemon=True).start()
     while not asked.is_set():
-        most = max(most, nvml.used())
+        most = max(most, nvml.memory().used)
         time.sleep(pause_s)
 
 

@@ -190,10 +190,11 @@ def attach(components: list[Component], wrappers: list[nn.Module] | None = None)
             elif call is not None:
                 part._compiled_call_impl = CompiledCall(component, part, call)
     kind = wrapper_type()
-    if kind is not None and wrappers is not None:
-        _wrappers.note(kind, wrappers)
-    elif kind is not None:
-        wrappers = _wrappers.look(kind, is_suspected)
+    if kind is not None:
+        if wrappers is None:
+            wrappers = _wrappers.look(kind, is_suspected)
+        else:
+            _wrappers.note(kind, wrappers)
     for wrapper in wrappers or ():
         inner = wrapper.__dict__.get('_modules', {}).get('_orig_mod')
         if inner in owners:

@@ -70,7 +70,7 @@ class Guard(_unstick.Guard):
         module = self.module()
         assert module is not None
         if self.component.is_guarded_with_forward is None and vars(module).get(self.name) is self:
-            _take(self.component, module)
+            _take(self.component, modules(module))
         if hasattr(self, 'previous'):
             return cast(Callable[..., Any], self.previous)
         method = getattr_static(type(module), self.name)
@@ -101,9 +101,8 @@ def remove(component: Component, parts: list[nn.Module] | None = None) -> None:
     if module is None or component.is_guarded_with_forward is None:
         return
     component.is_guarded_with_forward = None
-    _take(component, module, parts)
+    _take(component, modules(module) if parts is None else parts)
 
 
-def _take(component: Component, module: nn.Module, parts: list[nn.Module] | None = None) -> None:
-    parts = modules(module) if parts is None else parts
+def _take(component: Component, parts: list[nn.Module]) -> None:
     guards_take(component, parts, names_of(parts, True), tuple(_COMES_TO))

@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from ._unstick import BusyError, NotResidentError, OutOfDeviceMemoryError, Region, Task
 from .report import Adoption, Taken
-from .room import Room, refuse, shortage_after, try_to_bring
+from .room import Room, left_by_limit, refuse, shortage_after, try_to_bring
 from .storages import Bring, Group, Place, move, move_by_host, move_out
 from .tight import Filling, fill
 
@@ -315,9 +315,7 @@ def take_together(groups_of: dict[Component, list[Group]], room: Room, report: A
 
     Then each takes its turn, and what came before can make way for what comes.
     """
-    device = room.device.info()
-    held = device['resident_bytes'] + device['sentinel_bytes'] + device['poisoned_bytes']
-    if sum(map(room_for, groups_of.values())) > device['limit_bytes'] - held:
+    if sum(map(room_for, groups_of.values())) > left_by_limit(room.device.info()):
         return
     if any(one.regions or len(one.slices.cut(groups)) > 1 for one, groups in groups_of.items()):
         return

@@ -22,6 +22,7 @@ from .reclaiming import perform
 from .working import reading, trim_all
 
 if TYPE_CHECKING:
+    from ._unstick import DeviceInfo
     from .component import Component
 
 HOLD_SECONDS = 2.0
@@ -94,9 +95,8 @@ class Room:
     def _free_bytes(self, cached_bytes: int = 0) -> int:
         """Free under the limit; what torch caches counts where it is named."""
         info = self.device.info()
-        held = info['resident_bytes'] + info['sentinel_bytes'] + info['poisoned_bytes']
         free = info['total_bytes'] - info['used_bytes'] + info['spare_bytes'] + cached_bytes
-        return min(info['limit_bytes'] - held, free)
+        return min(left_by_limit(info), free)
 
     def give_back(self) -> bool:
         """Gives the driver back what torch has cached; False where it caches nothing."""
@@ -157,6 +157,11 @@ class Room:
                 break
             gone += victim.evict_regions(max_bytes=missing - gone)
         return gone > 0
+
+
+def left_by_limit(info: DeviceInfo) -> int:
+    """How much more a device's limit lets regions have."""
+    return info['limit_bytes'] - info['resident_bytes'] - info['sentinel_bytes'] - info['poisoned_bytes']
 
 
 def current_stream(room: Room) -> int | None:

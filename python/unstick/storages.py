@@ -180,16 +180,11 @@ def to_host(leaving: list[tuple[Region, Place, MutableSequence[Waiting]]], devic
     host = _HostMemory(device)
     pairs = []
     for region, place, waiting in leaving:
-        contents = [
-            (new, host.copy_of(old.as_bytes(device)))
-            for old, new in zip(place[0].storages, _over(region, place), strict=True)
-        ]
+        contents = []
+        for old, new in zip(place[0].storages, _over(region, place), strict=True):
+            contents.append((new, host.copy_of(old.as_bytes(device))))
+            pairs += [(found.tensor, new.untyped_storage()) for found in old.tensors]
         waiting.append(Waiting(place, contents))
-        pairs += [
-            (found.tensor, new.untyped_storage())
-            for old, (new, _) in zip(place[0].storages, contents, strict=True)
-            for found in old.tensors
-        ]  # fmt: skip
     lay(pairs)
     for _, (group, _), _ in leaving:
         for old in group.storages:
