@@ -6,6 +6,7 @@ import io
 import pickle
 import threading
 import time
+import types
 
 import pytest
 
@@ -14,6 +15,7 @@ torch = pytest.importorskip('torch')
 from torch import nn  # noqa: E402
 
 import unstick  # noqa: E402
+from unstick import component  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -264,3 +266,15 @@ def test_adopted_anew_after_it_was_released(device):
             assert torch.allclose(module(x), torch.relu(x @ torch.ones(16, 16)))
         assert torch.equal(module.state_dict()['0.weight'], torch.ones(16, 16))
         anew.evict()
+
+
+def test_what_has_few_guards_before_much_memory_leaves_first(device, monkeypatch):
+    """The guards of the others are put while it leaves."""
+    shapes = {'some': (16, 256), 'many': (64, 8), 'few': (1, 1024)}
+    parts = {name: nn.Sequential(*(nn.Linear(width, width) for _ in range(n))) for name, (n, width) in shapes.items()}
+    model = unstick.adopt(types.SimpleNamespace(components=parts, **parts), device=device)
+    order = []
+    begin = component.Component.begin_to_evict
+    monkeypatch.setattr(component.Component, 'begin_to_evict', lambda self: (order.append(self.name), begin(self))[1])
+    model.evict()
+    assert order == ['few', 'some', 'many']
