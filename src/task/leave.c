@@ -256,7 +256,7 @@ static bool leave_work(struct unstick_task *task, struct usk_step *step)
     leave_copy(task, step);
     if (!usk_task_is_stopping(task))
         leave_take(task, step);
-    else
+    if (usk_task_is_stopping(task))
         leave_finish_half(task);
     return leave_is_idle(task) && (task->failure || !task->n_left);
 }

@@ -455,6 +455,34 @@ static void test_canceled_while_the_driver_is_busy(void **state)
     fixture_file_close(&file);
 }
 
+/*
+ * It asks to be asked again for one granule, and fails for another, which had to be copied first and so comes later: the
+ * one in question is here or there.
+ */
+static void test_failed_while_the_driver_is_busy(void **state)
+{
+    struct fixture *fixture = *state;
+    struct usk_fault_script script = { .busy_maps = UINT32_MAX, .fail_at = 2,
+                                       .op_mask = UINT64_C(1) << USK_FAULT_UNMAP };
+    struct fixture_file file;
+    struct unstick_region *region = fixture_region_new(fixture, 2 * GRANULE);
+
+    fixture_file_open(fixture, &file, 2 * GRANULE, 20);
+    assert_int_equal(fixture_load(region, &file, UNSTICK_TIER_PINNED, NULL), UNSTICK_OK);
+    file.image[0] ^= 1;
+    assert_int_equal(unstick_region_write(region, 0, file.image, 1, NULL), UNSTICK_OK);
+    usk_fault_set(fixture->fault, &script);
+    assert_int_equal(fixture_run(region, unstick_region_evict, NULL, NULL), UNSTICK_DRIVER);
+    assert_int_equal(usk_fault_n_calls(fixture->fault), 2);
+    usk_fault_set(fixture->fault, NULL);
+    assert_true(usk_device_is_valid(fixture->dev));
+    fixture_assert_contents(region, file.image, 2 * GRANULE);
+    assert_int_equal(fixture_run(region, unstick_region_restore, NULL, NULL), UNSTICK_OK);
+    fixture_assert_contents(region, file.image, 2 * GRANULE);
+    unstick_region_unref(region);
+    fixture_file_close(&file);
+}
+
 /* Memory that is free but promised to somebody is left alone by who gets some from what it evicts. */
 static void test_claimed_memory_is_left(void **state)
 {
@@ -791,6 +819,7 @@ int main(void)
         CASE(test_write_finds_the_loss),
         CASE(test_loads_are_whole),
         CASE(test_canceled_while_the_driver_is_busy),
+        CASE(test_failed_while_the_driver_is_busy),
         CASE(test_claimed_memory_is_left),
         CASE(test_sources_of_the_same_context),
         CASE(test_budget),
