@@ -456,8 +456,8 @@ static void test_canceled_while_the_driver_is_busy(void **state)
 }
 
 /*
- * It asks to be asked again for one granule, and fails for another, which had to be copied first and so comes later: the
- * one in question is here or there.
+ * It asks to be asked again for one granule, and fails for another, which had to be copied first and so comes later:
+ * the one in question is here or there.
  */
 static void test_failed_while_the_driver_is_busy(void **state)
 {
