@@ -84,7 +84,7 @@ part_tests() {
     cuda:*)
         run conformance "$build/test/conformance/conformance-cuda"
         run driver "$build/test/conformance/conformance-driver"
-        for name in stray region granule step stress lost fault; do
+        for name in stray region end granule step stress lost fault; do
             UNSTICK_TEST_DEVICE=$device run "core-$name" "$build/test/core/core-$name-test"
         done
         ;;
