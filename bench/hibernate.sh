@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # A process with a model on a GPU is hibernated and woken, and its next output compared bit by bit:
 #
-#   bench/hibernate.sh UNSTICK OUT.json [--gib N] [--cycles N] [--kind torch|plain] [--no-probes]
+#   bench/hibernate.sh UNSTICK OUT.json [--gib N] [--cycles N] [--kind flux|torch|plain] [--no-probes]
 #
 # UNSTICK is the command, OUT.json takes all that was seen: times, what the process and the device held before, while
 # and after, and the answers to what goes wrong (a driver that runs out of time or of room, processes that are killed
 # meanwhile). --kind torch (a 4-bit transformer of the size of FLUX, and a CUDA graph) needs torch in $PYTHON, python3
-# by default; plain needs nothing but the driver. SKIP (77) where there is no GPU, or no torch that uses it.
+# by default, flux (the whole pipeline and an image) diffusers and bitsandbytes as well; plain needs nothing but the
+# driver. SKIP (77) where there is no GPU, or no torch that uses it.
 set -eu
 
-usage='usage: bench/hibernate.sh UNSTICK OUT.json [--gib N] [--cycles N] [--kind torch|plain] [--no-probes]'
+usage='usage: bench/hibernate.sh UNSTICK OUT.json [--gib N] [--cycles N] [--kind flux|torch|plain] [--no-probes]'
 unstick=${1:?$usage}
 out=${2:?$usage}
 shift 2

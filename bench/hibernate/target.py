@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that is hibernated: target.py torch|plain GIB.
+"""The process that is hibernated: target.py flux|torch|plain GIB.
 
-`torch` holds a transformer whose Linears are 4-bit (packed codes and scales per block of 64, unpacked when they are
-used), GIB of it, and a CUDA graph of a part of it. `plain` holds GIB of known bytes and needs nothing but the driver.
-Obeys lines on its input and answers each with one line of JSON; an answer to "run" has the hash of the output.
+`flux` is a whole pipeline, FLUX.1-dev with T5-XXL, CLIP-L and VAE in bitsandbytes' 4-bit, and its output is an image:
+that of ../compare, at full size whatever GIB says. `torch` holds a transformer whose Linears are 4-bit (packed codes
+and scales per block of 64, unpacked when they are used), GIB of it, and a CUDA graph of a part of it. `plain` holds GIB
+of known bytes and needs nothing but the driver. Obeys lines on its input and answers each with one line of JSON; an
+answer to "run" has the hash of the output.
 """
 
 import ctypes
@@ -12,16 +14,22 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 GIB = 1 << 30
 WIDTH = 3072  # of FLUX
 TOKENS = 512
 BLOCK = 64
+PIXELS, STEPS = 512, 1  # of an image
+
+
+answers = os.fdopen(os.dup(1), 'w')
+os.dup2(2, 1)  # what a library prints is no answer
 
 
 def answer(**fields: Any) -> None:
-    print(json.dumps(fields), flush=True)
+    print(json.dumps(fields), file=answers, flush=True)
 
 
 class Plain:
@@ -74,13 +82,40 @@ class Plain:
         self.must('cuMemAllocManaged', ctypes.byref(address), ctypes.c_size_t(size), 1)
 
 
-class Torch:
-    """A 4-bit transformer of random weights, made on the device."""
+class WithTorch:
+    """A process that uses torch; `bytes` are its weights'."""
 
-    def __init__(self, gib: float) -> None:
+    bytes = 0
+
+    def __init__(self) -> None:
         import torch
 
         self.torch = torch
+
+    def settings(self) -> dict[str, Any]:
+        torch = self.torch
+        return {'model_bytes': self.bytes, 'torch': torch.__version__, 'cuda': torch.version.cuda,
+                'device': torch.cuda.get_device_name(), 'allocated_bytes': torch.cuda.memory_allocated(),
+                'reserved_bytes': torch.cuda.memory_reserved(),
+                'allocator': os.environ.get('PYTORCH_CUDA_ALLOC_CONF', '')}
+
+    def work(self, seconds: float) -> None:
+        """Submits work for about so long, and does not wait for it."""
+        self.torch.cuda._sleep(int(seconds * 1.7e9))
+
+    def managed(self, size: int) -> None:
+        address = ctypes.c_uint64()
+        result = ctypes.CDLL('libcuda.so.1').cuMemAllocManaged(ctypes.byref(address), ctypes.c_size_t(size), 1)
+        if result:
+            raise RuntimeError(f'cuMemAllocManaged: {result}')
+
+
+class Torch(WithTorch):
+    """A 4-bit transformer of random weights, made on the device."""
+
+    def __init__(self, gib: float) -> None:
+        super().__init__()
+        torch = self.torch
         torch.manual_seed(1)
         self.code = torch.linspace(-1, 1, 16, device='cuda', dtype=torch.bfloat16)
         block_bytes = sum(self.linear_bytes(*shape) for shape in self.shapes())
@@ -138,11 +173,7 @@ class Torch:
         return hashlib.sha256(ctypes.string_at(host.data_ptr(), host.nbytes)).hexdigest()
 
     def about(self) -> dict[str, Any]:
-        torch = self.torch
-        return {'kind': 'torch', 'model_bytes': self.bytes, 'n_blocks': len(self.blocks), 'torch': torch.__version__,
-                'cuda': torch.version.cuda, 'device': torch.cuda.get_device_name(),
-                'allocated_bytes': torch.cuda.memory_allocated(), 'reserved_bytes': torch.cuda.memory_reserved(),
-                'allocator': os.environ.get('PYTORCH_CUDA_ALLOC_CONF', ''),
+        return {**self.settings(), 'kind': 'torch', 'n_blocks': len(self.blocks),
                 'is_finite': bool(self.output.isfinite().all())}
 
     def run(self) -> str:
@@ -153,20 +184,38 @@ class Torch:
         self.torch.cuda.synchronize()
         return self.hash(self.graph_output)
 
-    def work(self, seconds: float) -> None:
-        """Submits work for about so long, and does not wait for it."""
-        self.torch.cuda._sleep(int(seconds * 1.7e9))
 
-    def managed(self, size: int) -> None:
-        address = ctypes.c_uint64()
-        result = ctypes.CDLL('libcuda.so.1').cuMemAllocManaged(ctypes.byref(address), ctypes.c_size_t(size), 1)
-        if result:
-            raise RuntimeError(f'cuMemAllocManaged: {result}')
+class Flux(WithTorch):
+    """A pipeline as bitsandbytes and diffusers make it, of random weights, made on the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'compare'))
+        import models
+
+        self.models = models
+        self.pipe = models.build('4-bit', self.torch.device('cuda'))
+        self.bytes = models.bytes_of(*models.modules_of(self.pipe))
+        self.run()
+
+    def about(self) -> dict[str, Any]:
+        import bitsandbytes
+        import diffusers
+
+        return {**self.settings(), 'kind': 'flux', 'bitsandbytes': bitsandbytes.__version__,
+                'diffusers': diffusers.__version__, 'image_pixels': PIXELS, 'image_steps': STEPS}
+
+    def run(self) -> str:
+        return str(self.models.image(self.pipe, size=PIXELS, steps=STEPS, n_tokens=TOKENS))
+
+    def graph(self) -> str:
+        """It has none: one more image."""
+        return self.run()
 
 
 def main() -> None:
     kind, gib = sys.argv[1], float(sys.argv[2])
-    target = Torch(gib) if kind == 'torch' else Plain(gib)
+    target = Flux() if kind == 'flux' else Torch(gib) if kind == 'torch' else Plain(gib)
     answer(**target.about())
     for line in sys.stdin:
         word, _, argument = line.strip().partition(' ')
