@@ -104,7 +104,7 @@ class Model:
         for one in leaving:
             one.refuse_from_inside('evict')
         # Guards come before an eviction, one for each module: first what has much to take away and few of them.
-        return sorted(leaving, key=lambda one: one.nbytes / one.n_modules, reverse=True)
+        return sorted(leaving, key=_bytes_per_guard, reverse=True)
 
     def _is_inside(self, evictions: list[Eviction]) -> bool:
         """Whether everything lies in a region; if not, the evictions, beside which this is looked at, are called off.
@@ -125,7 +125,8 @@ class Model:
         started = time.monotonic()
         self.is_evicted = False
         before = self.resident_bytes
-        self.room.bring_together(list(self.components.values()))
+        # Guards go when a component has come: last comes what has few of them for so much memory.
+        self.room.bring_together(sorted(self.components.values(), key=_bytes_per_guard))
         for one in self.components.values():
             one.restore()
         return Moved(self.resident_bytes - before, 0, time.monotonic() - started)
@@ -200,6 +201,10 @@ class Model:
         for left in self.adoption.left:
             lines.append(f'  left: {left.component}.{left.name}, {size(left.nbytes)}, {left.reason}')
         return '\n'.join(lines)
+
+
+def _bytes_per_guard(component: Component) -> float:
+    return component.nbytes / component.n_modules
 
 
 def _is_waiting(report: Adoption) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ HOLD_SECONDS = 2.0
 
 PATIENCE_SECONDS = 1.0
 """How long memory may be short while tasks are under way, before it is said to be."""
+
+AHEAD_BYTES = 1 << 30
+"""The next component begins to come when so much is missing of those before it: the link is never without work."""
 
 
 class Room:
@@ -106,14 +110,23 @@ class Room:
         return perform('empty_cache', 0, self.device.index)[0] == 0
 
     def bring_together(self, components: list[Component]) -> None:
-        """Brings components back side by side if there is room for all of them; each is still to be asked by itself."""
+        """Brings components back if there is room for all of them; each is still to be asked by itself.
+
+        One close behind the other: what a component then does about itself is done while the next is on its way.
+        """
+        coming: deque[tuple[Component, list[Task]]] = deque()
         with self.lock:
             if sum(one.nbytes - one.resident_bytes for one in components) > self.free_bytes():
                 return
-            coming = [(one, one.begin_to_restore()) for one in components]
-            for one, tasks in coming:
-                with suppress(OutOfDeviceMemoryError):
-                    one.wait_for(tasks)  # what it then does about itself is done while the next one is on its way
+            for one in components:
+                while sum(other.nbytes - other.resident_bytes for other, _ in coming) > AHEAD_BYTES:
+                    if len(coming) > 1 or all(task.done for task in coming[0][1]):
+                        _await(*coming.popleft())
+                    else:
+                        time.sleep(0.001)
+                coming.append((one, one.begin_to_restore()))
+            while coming:
+                _await(*coming.popleft())
 
     def make(self, nbytes: int, keep: Component) -> bool:
         """Frees about `nbytes`: what torch only caches, else others have to leave. False if nothing could go."""
@@ -209,6 +222,12 @@ def shortage_after(
         if not make(shortage.required_bytes - shortage.available_bytes):
             break
     return shortage
+
+
+def _await(component: Component, tasks: list[Task]) -> None:
+    """Waits until a component has come; if it could not, it will say so when it is asked by itself."""
+    with suppress(OutOfDeviceMemoryError):
+        component.wait_for(tasks)
 
 
 def refuse(shortage: OutOfDeviceMemoryError | None) -> None:

@@ -15,7 +15,7 @@ torch = pytest.importorskip('torch')
 from torch import nn  # noqa: E402
 
 import unstick  # noqa: E402
-from unstick import component  # noqa: E402
+from unstick import component, room  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -268,13 +268,52 @@ def test_adopted_anew_after_it_was_released(device):
         anew.evict()
 
 
-def test_what_has_few_guards_before_much_memory_leaves_first(device, monkeypatch):
-    """The guards of the others are put while it leaves."""
+@pytest.fixture
+def uneven(device):
+    """A pipeline whose components have so much memory for each of their guards: some, many guards before it, few."""
     shapes = {'some': (16, 256), 'many': (64, 8), 'few': (1, 1024)}
     parts = {name: nn.Sequential(*(nn.Linear(width, width) for _ in range(n))) for name, (n, width) in shapes.items()}
-    model = unstick.adopt(types.SimpleNamespace(components=parts, **parts), device=device)
-    order = []
-    begin = component.Component.begin_to_evict
-    monkeypatch.setattr(component.Component, 'begin_to_evict', lambda self: (order.append(self.name), begin(self))[1])
-    model.evict()
+    pipe = types.SimpleNamespace(components=parts, **parts)
+    model = unstick.adopt(pipe, device=device)
+    model.kept = pipe
+    return model
+
+
+def note(monkeypatch, name, what):
+    """What is seen of a component when that method of it is called."""
+    seen = []
+    method = getattr(component.Component, name)
+    monkeypatch.setattr(component.Component, name, lambda self: (seen.append(what(self)), method(self))[1])
+    return seen
+
+
+def test_what_has_few_guards_before_much_memory_leaves_first(uneven, monkeypatch):
+    """The guards of the others are put while it leaves."""
+    order = note(monkeypatch, 'begin_to_evict', lambda one: one.name)
+    uneven.evict()
     assert order == ['few', 'some', 'many']
+
+
+def test_what_has_few_guards_before_much_memory_comes_last_and_behind_the_others(uneven, monkeypatch):
+    """The guards of the others are taken while it is on its way."""
+    uneven.evict()
+    monkeypatch.setattr(room, 'AHEAD_BYTES', 1 << 20)
+    parts = uneven.components
+    seen = note(
+        monkeypatch,
+        'begin_to_restore',
+        lambda one: (one.name, sum(parts[name].nbytes - parts[name].resident_bytes for name in ('many', 'some'))),
+    )
+    uneven.restore()
+    assert [name for name, _ in seen[:3]] == ['many', 'some', 'few']
+    assert seen[0][1] > 4 << 20 > 1 << 20 >= seen[2][1]
+    assert uneven.is_resident
+
+
+def test_nothing_waits_for_what_does_not_come(uneven, monkeypatch):
+    uneven.evict()
+    uneven.components['some'].revoke()
+    monkeypatch.setattr(room, 'AHEAD_BYTES', 0)
+    with pytest.raises(unstick.RevokedError):
+        uneven.restore()
+    assert uneven.components['few'].is_resident
