@@ -8,6 +8,7 @@ no room, and another thread about to give some back, undoes what it began, lets 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
@@ -119,8 +120,8 @@ class Room:
             if sum(one.nbytes - one.resident_bytes for one in components) > self.free_bytes():
                 return
             for one in components:
-                while sum(other.nbytes - other.resident_bytes for other, _ in coming) > AHEAD_BYTES:
-                    if len(coming) > 1 or all(task.done for task in coming[0][1]):
+                while sum(_missing_bytes(task) for _, tasks in coming for task in tasks) > AHEAD_BYTES:
+                    if len(coming) > 1:
                         _await(*coming.popleft())
                     else:
                         time.sleep(0.001)
@@ -222,6 +223,14 @@ def shortage_after(
         if not make(shortage.required_bytes - shortage.available_bytes):
             break
     return shortage
+
+
+def _missing_bytes(task: Task) -> float:
+    """Of what it set out to bring; how much that is, nobody knows before it has begun."""
+    if task.done:
+        return 0
+    result = task.result()
+    return result['total_bytes'] - result['done_bytes'] if result['started_ns'] else math.inf
 
 
 def _await(component: Component, tasks: list[Task]) -> None:

@@ -16,6 +16,7 @@ from torch import nn  # noqa: E402
 
 import unstick  # noqa: E402
 from unstick import component, room  # noqa: E402
+from unstick._unstick import FaultDevice  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -269,44 +270,45 @@ def test_adopted_anew_after_it_was_released(device):
 
 
 @pytest.fixture
-def uneven(device):
+def uneven(context):
     """A pipeline whose components have so much memory for each of their guards: some, many guards before it, few."""
     shapes = {'some': (16, 256), 'many': (64, 8), 'few': (1, 1024)}
     parts = {name: nn.Sequential(*(nn.Linear(width, width) for _ in range(n))) for name, (n, width) in shapes.items()}
     pipe = types.SimpleNamespace(components=parts, **parts)
-    model = unstick.adopt(pipe, device=device)
+    model = unstick.adopt(pipe, device=FaultDevice(context, 'host:64MiB', granule_bytes=1 << 16))
     model.kept = pipe
     return model
 
 
-def note(monkeypatch, name, what):
-    """What is seen of a component when that method of it is called."""
-    seen = []
-    method = getattr(component.Component, name)
-    monkeypatch.setattr(component.Component, name, lambda self: (seen.append(what(self)), method(self))[1])
-    return seen
-
-
 def test_what_has_few_guards_before_much_memory_leaves_first(uneven, monkeypatch):
     """The guards of the others are put while it leaves."""
-    order = note(monkeypatch, 'begin_to_evict', lambda one: one.name)
+    order = []
+    begin = component.Component.begin_to_evict
+    monkeypatch.setattr(component.Component, 'begin_to_evict', lambda self: (order.append(self.name), begin(self))[1])
     uneven.evict()
     assert order == ['few', 'some', 'many']
 
 
 def test_what_has_few_guards_before_much_memory_comes_last_and_behind_the_others(uneven, monkeypatch):
     """The guards of the others are taken while it is on its way."""
+    tasks = {}
+    missing = {}
+    begin = component.Component.begin_to_restore
+
+    def noting(self):
+        results = [task.result() for task in tasks.values()]
+        missing.setdefault(self.name, [result['total_bytes'] - result['done_bytes'] for result in results])
+        begun = begin(self)
+        tasks.update({self.name: begun[0]} if begun else {})
+        return begun
+
     uneven.evict()
+    uneven.room.device.set_faults(pending_polls=10000)  # a slow link: about ten MiB a second
     monkeypatch.setattr(room, 'AHEAD_BYTES', 1 << 20)
-    parts = uneven.components
-    seen = note(
-        monkeypatch,
-        'begin_to_restore',
-        lambda one: (one.name, sum(parts[name].nbytes - parts[name].resident_bytes for name in ('many', 'some'))),
-    )
+    monkeypatch.setattr(component.Component, 'begin_to_restore', noting)
     uneven.restore()
-    assert [name for name, _ in seen[:3]] == ['many', 'some', 'few']
-    assert seen[0][1] > 4 << 20 > 1 << 20 >= seen[2][1]
+    assert list(tasks) == ['many', 'some', 'few']
+    assert missing['few'][0] == 0 < missing['few'][1] <= 1 << 20
     assert uneven.is_resident
 
 
