@@ -12,7 +12,6 @@ import math
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -115,19 +114,17 @@ class Room:
 
         One close behind the other: what a component then does about itself is done while the next is on its way.
         """
-        coming: deque[tuple[Component, list[Task]]] = deque()
+        coming: list[tuple[Component, list[Task]]] = []
         with self.lock:
             if sum(one.nbytes - one.resident_bytes for one in components) > self.free_bytes():
                 return
             for one in components:
                 while sum(_missing_bytes(task) for _, tasks in coming for task in tasks) > AHEAD_BYTES:
-                    if len(coming) > 1:
-                        _await(*coming.popleft())
-                    else:
-                        time.sleep(0.001)
+                    time.sleep(0.001)
                 coming.append((one, one.begin_to_restore()))
-            while coming:
-                _await(*coming.popleft())
+            for one, tasks in coming:
+                with suppress(OutOfDeviceMemoryError):
+                    one.wait_for(tasks)
 
     def make(self, nbytes: int, keep: Component) -> bool:
         """Frees about `nbytes`: what torch only caches, else others have to leave. False if nothing could go."""
@@ -231,12 +228,6 @@ def _missing_bytes(task: Task) -> float:
         return 0
     result = task.result()
     return result['total_bytes'] - result['done_bytes'] if result['started_ns'] else math.inf
-
-
-def _await(component: Component, tasks: list[Task]) -> None:
-    """Waits until a component has come; if it could not, it will say so when it is asked by itself."""
-    with suppress(OutOfDeviceMemoryError):
-        component.wait_for(tasks)
 
 
 def refuse(shortage: OutOfDeviceMemoryError | None) -> None:

@@ -299,7 +299,8 @@ def test_what_has_few_guards_before_much_memory_comes_last_and_behind_the_others
         results = [task.result() for task in tasks.values()]
         missing.setdefault(self.name, [result['total_bytes'] - result['done_bytes'] for result in results])
         begun = begin(self)
-        tasks.update({self.name: begun[0]} if begun else {})
+        if begun:
+            tasks[self.name] = begun[0]
         return begun
 
     uneven.evict()
